@@ -2,8 +2,11 @@
 
 import csv
 import gc
+import importlib
 import json
 import os
+import sys
+import types
 from pathlib import Path
 from unittest import mock
 
@@ -93,6 +96,24 @@ def data():
     labels = np.arange(60) // 30
     images = [noise(label, number, 32) for number, label in enumerate(labels)]
     return tlkit.load_arrays(np.stack(images), labels, ["green", "red"], batch_size=16)
+
+
+@pytest.fixture
+def columns_of(monkeypatch):
+    """Returns the columns of a record's data frame; without pandas, a frame is a dictionary."""
+
+    def columns_of(record):
+        with monkeypatch.context() as patch:
+            try:
+                importlib.import_module("pandas")
+            except ImportError:  # scikit-learn looks at the module, too: it is here for this call
+                stand_in = types.ModuleType("pandas")
+                stand_in.DataFrame = dict
+                patch.setitem(sys.modules, "pandas", stand_in)
+                return record.to_dataframe()
+        return record.to_dataframe().to_dict("list")
+
+    return columns_of
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ FLOORS = {
     "data": 2,
     "distribution": 2,
     "models": 2,
+    "tracking": 2,
     "evaluation": 3,
     "training": 4,
     "advice": 5,

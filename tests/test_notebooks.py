@@ -1,8 +1,11 @@
 """The notebooks run from top to bottom, offline, use public names only, and show images."""
 
 import ast
+import importlib.util
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +228,20 @@ def test_a_notebook_begins_with_its_question_and_ends_with_what_to_remember(path
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
     assert source_of(cells[0]).startswith("# ")
     assert source_of(cells[-1]).startswith("## What to remember")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_the_first_cell_installs_tlkit_where_it_is_missing(path, is_missing, monkeypatch):
+    commands = []
+    spec = None if is_missing else object()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: {"tlkit": spec}[name])
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    first = next(cell for cell in cells_of(path) if cell["cell_type"] == "code")
+    exec(source_of(first), {})
+    install = [sys.executable, "-m", "pip", "install", "--quiet", ".."]
+    assert commands == ([install] if is_missing else [])
+    assert (path.parent / ".." / "setup.cfg").is_file()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

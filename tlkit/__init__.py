@@ -82,6 +82,7 @@ _MODULES = {
     ),
     "tlkit.export.exporting": ("export_model",),
     "tlkit.runs.train": ("train_run",),
+    "tlkit.tracking.tracker": ("Tracker",),
     "tlkit.runs.from_settings": ("train_from_config",),
     "tlkit.runs.add_classes": ("add_classes_run",),
     "tlkit.runs.forget": ("forget_run",),
@@ -136,6 +137,7 @@ _WITHOUT_KERAS = (
     "tlkit.runs.add_classes",
     "tlkit.runs.forget",
     "tlkit.runs.predicting",
+    "tlkit.tracking.tracker",
     "tlkit.continual.forgetting",
     "tlkit.plots.continual",
     "tlkit.plots.data",
@@ -242,6 +244,7 @@ if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the t
         plot_training as plot_training,
     )
     from tlkit.runs.train import train_run as train_run
+    from tlkit.tracking.tracker import Tracker as Tracker
     from tlkit.runs.from_settings import train_from_config as train_from_config
     from tlkit.runs.directory import load_run as load_run
     from tlkit.runs.predicting import predict_files as predict_files, predict_run as predict_run

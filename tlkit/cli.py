@@ -217,6 +217,15 @@ Resume = Annotated[
     bool,
     Flag("--resume/--no-resume", rich_help_panel=RUN, help="Resume an unfinished run."),
 ]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="tensorboard:DIR|mlflow:URI|wandb:PROJECT",
+        rich_help_panel=RUN,
+        help="Record the run with an experiment tracker; may be repeated.",
+    ),
+]
 Settings = Annotated[
     Path | None,
     typer.Option(
@@ -259,13 +268,14 @@ def train(
     settings: Settings = None,
     resume: Resume = True,
     distribute: Distribute = None,
+    trackers: Trackers = None,
     as_json: Json = False,
 ) -> None:
     """Train a classifier on a folder of images and export it."""
     from tlkit.runs.train import make_run
 
     was_finished = out is not None and is_finished(out)
-    run = make_run(config, out=out, resume=resume, distribute=distribute)
+    run = make_run(config, out=out, resume=resume, distribute=distribute, trackers=trackers)
     _print_summary(run, was_finished, as_json=as_json)
 
 

@@ -138,7 +138,7 @@ def test_train_run_has_the_arguments_and_defaults_of_a_config():
         default = inspect.Parameter.empty if field.name == "photos" else field.default
         assert parameters[field.name].default == default, field.name
     others = set(parameters) - {field.name for field in arguments_of(RunConfig)}
-    assert others == {"out", "resume", "distribute", "log"}
+    assert others == {"out", "resume", "distribute", "trackers", "log"}
 
 
 def test_the_command_takes_sizes_as_numbers_or_auto(monkeypatch):
@@ -181,7 +181,8 @@ def test_the_command_line_makes_the_config_that_it_describes(monkeypatch):
     assert config == RunConfig(
         photos=str(Path("photos").resolve()), weights=None, unfreeze=2, epochs=3, seed=7
     )
-    assert others == {"out": Path("x"), "resume": False, "distribute": None}
+    passed = {"out": Path("x"), "resume": False, "distribute": None, "trackers": None}
+    assert others == passed
 
 
 @pytest.mark.parametrize("name", ["image_size", "inference_size"])

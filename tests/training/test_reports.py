@@ -1,6 +1,7 @@
 """Reports of groups that changed, were unchanged, or were restored."""
 
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -73,3 +74,36 @@ def test_a_group_whose_layers_were_replaced_has_new_weights():
     report.weight_change["head"] = np.inf
     assert "  head: new weights" in str(report)
     assert "  unchanged: stage1, stage2, stage3" in str(report)
+
+
+def trained():
+    """A report of two stages, of which only the second has validation."""
+    first = replace(stage(), name="head", history=({"loss": 0.9}, {"loss": 0.5}))
+    second = replace(stage(), history=({"loss": 0.25, "val_accuracy": 1.0},))
+    return TrainingReport((first, second), None, 1.0, 40)
+
+
+def test_the_history_of_all_stages_is_that_of_keras():
+    history = trained().history
+    assert history["loss"] == [0.9, 0.5, 0.25]
+    assert np.isnan(history["val_accuracy"][:2]).all()
+    assert history["val_accuracy"][2] == 1.0
+    assert TrainingReport((stage(),), None, None, 0).history == {}
+
+
+def test_a_data_frame_has_a_row_for_each_epoch(columns_of):
+    columns = columns_of(trained())
+    assert list(columns) == ["stage", "epoch", "loss", "val_accuracy"]
+    assert columns["stage"] == ["head", "head", "fine-tune"]
+    assert columns["epoch"] == [1, 2, 1]
+    assert columns["loss"] == [0.9, 0.5, 0.25]
+    assert list(columns_of(TrainingReport((stage(),), None, None, 0))) == [
+        "stage",
+        "epoch",
+    ]
+
+
+def test_without_pandas_the_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(tlkit.ArgumentError, match=r"package pandas.*'tlkit\[pandas\]'"):
+        trained().to_dataframe()

@@ -1,6 +1,6 @@
 """The config of a run: its arguments, completed and checked before any image is read.
 
-It holds what identifies the run. The run directory, resuming, the devices and the log do not
+It holds what identifies the run. The run directory, resuming, devices, trackers and the log do not
 belong to it.
 """
 

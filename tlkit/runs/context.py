@@ -1,9 +1,9 @@
 """The context of a run: its directory, devices, parent run, clock and log."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tlkit.runs.clock import Clock
@@ -11,6 +11,7 @@ from tlkit.runs.config import Choice
 from tlkit.runs.directory import LOG_FILE, Run, clear_results, record_in
 from tlkit.runs.record import RunRecord, write_record
 from tlkit.runs.team import Team
+from tlkit.tracking.tracking import Tracking
 from tlkit.utils.progress import RunLog, log_to
 from tlkit.utils.run_lock import locked
 
@@ -25,6 +26,7 @@ class RunContext:
         parent: The run that this one starts from; `None` if there is none.
         clock: Measures the run's parts.
         log: Gets messages about the progress.
+        tracking: The experiment trackers of the run; without any if not given.
     """
 
     out: Path
@@ -32,6 +34,7 @@ class RunContext:
     parent: Run | None
     clock: Clock
     log: RunLog
+    tracking: Tracking = field(default_factory=Tracking)
 
     def broadcast(self, decide: Callable[[], Choice]) -> Choice:
         """Returns the chief's choice; the other workers wait for it."""
@@ -80,6 +83,15 @@ class RunContext:
                 if (now := record_in(self.out)) is not None and now.provisional:
                     interruption.add_note(f"{self.out} holds {now.provisional}, which can be used")
                 raise
+
+    def at_epoch_end(self, stage: str) -> Callable[[int, Mapping[str, float]], None]:
+        """Returns the function that is called after each epoch of a stage."""
+
+        def save_and_log(epoch: int, figures: Mapping[str, float]) -> None:
+            self.clock.save_now()
+            self.tracking.log_epoch(stage, epoch, figures)
+
+        return save_and_log
 
     def save_record(self, record: RunRecord) -> None:
         """Writes the record with the seconds so far, now and after each part of the run."""

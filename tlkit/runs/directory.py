@@ -19,8 +19,10 @@ from tlkit.errors import RunError, StorageError
 from tlkit.models.test_time_views import NONE
 from tlkit.runs.any_config import Config
 from tlkit.runs.config import RunConfig, check_type
+from tlkit.runs.history_table import History, read_history_table
 from tlkit.runs.record import RunRecord, damaged_run_error, read_file, read_record
 from tlkit.runs.split_table import SplitRow, read_split_table
+from tlkit.utils.dataframes import dataframe_of
 from tlkit.utils.files import storage_named
 from tlkit.utils.formatting import fraction_text
 from tlkit.utils.keras_settings import check_images
@@ -29,6 +31,7 @@ from tlkit.utils.text_repr import ShownAsText
 
 if TYPE_CHECKING:
     import keras
+    import pandas
 
 RUNS = "runs"
 """Default folder of runs."""
@@ -100,6 +103,33 @@ class Run(ShownAsText):
     def record(self) -> dict[str, Any]:
         """Content of `run.json`."""
         return self.run_record.to_json()
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The figures of every epoch over all stages, from `history.csv`.
+
+        Maps each of "loss", "accuracy", "val_loss" and "val_accuracy" that was measured to one
+        value per epoch, as `TrainingReport.history` does. Empty for a head that was solved.
+
+        Raises:
+            RunError: `history.csv` is missing or damaged.
+        """
+        return self._read_history().figures
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Returns `history.csv` as a data frame with one row per epoch.
+
+        Its columns are "stage", "epoch" (from 1 on in each stage), and the names of `history`.
+
+        Raises:
+            ArgumentError: pandas is not installed.
+            RunError: `history.csv` is missing or damaged.
+        """
+        history = self._read_history()
+        return dataframe_of({"stage": history.stages, "epoch": history.epochs, **history.figures})
+
+    def _read_history(self) -> History:
+        return read_file(self.path, "history.csv", read_history_table)
 
     @property
     def max_pixels(self) -> int:
@@ -291,13 +321,19 @@ def load_if_finished(out: Path, config: Config, resume: bool) -> Run | None:
     return None
 
 
-def check_outside_images(out: Path, photos: str | os.PathLike[str]) -> None:
-    """Raises `RunError` if the run would lie inside the folder of images, as if it were a class."""
+def check_outside_images(out: Path, photos: str | os.PathLike[str], argument: str = "out") -> None:
+    """Raises `RunError` if a folder to write lies inside that of images, as if it were a class.
+
+    Args:
+        out: The folder to write.
+        photos: The images.
+        argument: Name of the argument in the message.
+    """
     folder = Path(photos).resolve()
     if folder.is_dir() and folder in (out.resolve(), *out.resolve().parents):
         raise RunError(
-            f"`out` must lie outside `photos`, where it would count as a class. Received: "
-            f"out={str(out)!r} in photos={str(photos)!r}. Choose a folder outside."
+            f"`{argument}` must lie outside `photos`, where it would count as a class. Received: "
+            f"{argument}={str(out)!r} in photos={str(photos)!r}. Choose a folder outside."
         )
 
 

@@ -1,7 +1,7 @@
 """Runs whose settings are in a file."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tlkit.errors import ArgumentError, did_you_mean
@@ -9,6 +9,7 @@ from tlkit.runs.config import RunConfig, arguments_of
 from tlkit.runs.directory import Run
 from tlkit.runs.settings_file import read_settings
 from tlkit.runs.train import make_run
+from tlkit.tracking.tracker import Tracker
 
 
 def train_from_config(
@@ -17,6 +18,7 @@ def train_from_config(
     out: str | os.PathLike[str] | None = None,
     resume: bool = True,
     distribute: str | None = None,
+    trackers: str | Tracker | Sequence[str | Tracker] | None = None,
     log: Callable[[str], None] | None = None,
     **changes: object,
 ) -> Run:
@@ -28,6 +30,7 @@ def train_from_config(
         out: See `train_run`.
         resume: See `train_run`.
         distribute: See `train_run`.
+        trackers: See `train_run`; they are not in the file.
         log: See `train_run`.
         **changes: Arguments of `train_run` that replace those in the file.
 
@@ -54,4 +57,11 @@ def train_from_config(
             "`photos` must be given, or be in the file. Received: no photos in "
             f"{os.fspath(config)!r}. Add photos = 'FOLDER' to it."
         )
-    return make_run(RunConfig(**settings), out=out, resume=resume, distribute=distribute, log=log)
+    return make_run(
+        RunConfig(**settings),
+        out=out,
+        resume=resume,
+        distribute=distribute,
+        trackers=trackers,
+        log=log,
+    )

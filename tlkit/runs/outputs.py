@@ -1,8 +1,6 @@
 """The last steps of every run: evaluation, export, and writing the run's files."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,12 +21,13 @@ from tlkit.runs.directory import (
     load_run,
     split_rows_of,
 )
+from tlkit.runs.history_table import history_table
 from tlkit.runs.phases import REPORT
 from tlkit.runs.record import RunRecord, write_record
 from tlkit.runs.results import FittedRejection, RunResults
 from tlkit.runs.settings_file import write_settings
 from tlkit.runs.split_table import split_rows, split_table
-from tlkit.utils.files import as_cell, staging_beside, write_json, written_aside
+from tlkit.utils.files import staging_beside, write_json, written_aside
 from tlkit.utils.formatting import percent
 from tlkit.utils.progress import phase
 from tlkit.utils.run_lock import remove_checkpoints
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
     from tlkit.evaluation.explanation import Explanation
     from tlkit.evaluation.reports import EvaluationReport
-    from tlkit.training.reports import TrainingReport
 
 _NUM_SAMPLES = 8
 _NUM_IN_TITLE = 5
@@ -212,7 +210,7 @@ def write_results(context: RunContext, data: ImageData, results: RunResults) -> 
         ]
         aside.write_text(split_table([*own, *others]), encoding="utf-8")
     with written_aside(out / "history.csv") as aside:
-        aside.write_text(_history(results.training), encoding="utf-8")
+        aside.write_text(history_table(results.training), encoding="utf-8")
 
 
 def write_page(
@@ -283,14 +281,3 @@ def write_card(
         packages=needed_packages(context.out / "model.keras"),
         has_statistics=(context.out / STATISTICS_FILE).exists(),
     )
-
-
-def _history(training: "TrainingReport") -> str:
-    columns = ("stage", "epoch", "loss", "accuracy", "val_loss", "val_accuracy")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for stage in training.stages:
-        for epoch, values in enumerate(stage.history, start=1):
-            writer.writerow({"stage": as_cell(stage.name), "epoch": epoch, **values})
-    return text.getvalue()

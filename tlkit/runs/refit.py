@@ -16,6 +16,9 @@ from tlkit.utils.run_lock import REFIT_FOLDER
 if TYPE_CHECKING:
     from tlkit.continual.warm_start import AnchorPlan
 
+REFIT_STAGE = "refit"
+"""Name of the training on all images for experiment trackers."""
+
 
 def refit(
     measured: Measured,
@@ -80,8 +83,9 @@ def refit(
             old=None,
             plan=anchor,
             kept_fraction=last.kept_fraction,
-            at_epoch_end=context.clock.save_now,
+            at_epoch_end=context.at_epoch_end(REFIT_STAGE),
         ).training
+        context.tracking.log_epochs(REFIT_STAGE, report.stages[-1].history)
         model, _ = at_inference_size(model, data, config)
     context.log(str(report), "")
     if measured.calibration.report is not None:

@@ -1,6 +1,6 @@
 """The steps of a run: projected cost, training, calibration, and test-time views."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,7 +123,7 @@ def train_model(
     plan: "AnchorPlan | None",
     statistics: "HeadStatistics | None" = None,
     kept_fraction: float | None = None,
-    at_epoch_end: Callable[[], None] = lambda: None,
+    at_epoch_end: Callable[[int, Mapping[str, float]], None] = lambda epoch, figures: None,
 ) -> Trained:
     """Trains the model according to the config and measures forgetting.
 
@@ -137,11 +137,11 @@ def train_model(
         statistics: Statistics of the model's head, to which the images are added; `None` to train
             it otherwise.
         kept_fraction: See `fine_tune`.
-        at_epoch_end: Called at the end of each epoch.
+        at_epoch_end: Called at the end of each epoch with its number, from 1 on, and its figures:
+            those of Keras, and "learning_rate".
     """
-    import keras
-
     from tlkit.continual.warm_start import measure_old_task, report_forgetting
+    from tlkit.training.epoch_end import EpochEnd
     from tlkit.training.fine_tuning import fine_tune
     from tlkit.training.head import train_head
 
@@ -154,14 +154,13 @@ def train_model(
         report = train_head(model, data, views=_num_views(config), **arguments)
         return Trained(model, report, report_forgetting(model, old, before))
     anchor = plan.anchor(model) if plan is not None else None
-    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: at_epoch_end())
     report = fine_tune(
         model,
         data,
         run_directory=out,
         anchor=anchor,
         kept_fraction=kept_fraction,
-        callbacks=[callback],
+        callbacks=[EpochEnd(at_epoch_end)],
         **config.given_values(*_OF_BOTH, *_OF_FINE_TUNING),
     )
     return Trained(model, report, report_forgetting(model, old, before, plan))

@@ -98,6 +98,11 @@ from tlkit.runs.steps import (
     train_model,
 )
 from tlkit.runs.team import Team
+from tlkit.runs.tracked import ARTIFACTS, metrics_of, settings_of
+from tlkit.tracking.destinations import trackers_of
+from tlkit.tracking.tensorboard import TensorBoardTracker
+from tlkit.tracking.tracker import Tracker
+from tlkit.tracking.tracking import Tracking
 from tlkit.utils.keras_settings import check_building
 from tlkit.utils.progress import phase, phases, plan
 from tlkit.utils.renamed import renamed_argument
@@ -156,6 +161,7 @@ def train_run(
     damaged: str = KEEP,
     resume: bool = True,
     distribute: str | None = None,
+    trackers: str | Tracker | Sequence[str | Tracker] | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Run:
     """Trains a classifier on images and writes all results to a run directory.
@@ -260,6 +266,10 @@ def train_run(
         distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by
             default. Several machines make the same call; only the chief writes. A run that was
             started on one device may be resumed on several.
+        trackers: Experiment trackers that the run is recorded with: one or several of
+            "tensorboard:DIR", "mlflow:URI", "wandb:PROJECT" and objects of `Tracker`. They do not
+            belong to the run: it may be resumed with others. Only the chief uses them. One that
+            fails during the run is reported and left out.
         log: Gets messages about the progress.
 
     Returns:
@@ -294,7 +304,9 @@ def train_run(
         batch_size=batch_size, seed=seed, max_pixels=max_pixels, damaged=damaged,
     )
     # fmt: on
-    return make_run(config, out=out, resume=resume, distribute=distribute, log=log)
+    return make_run(
+        config, out=out, resume=resume, distribute=distribute, trackers=trackers, log=log
+    )
 
 
 def make_run(
@@ -303,6 +315,7 @@ def make_run(
     out: str | os.PathLike[str] | None = None,
     resume: bool = True,
     distribute: str | None = None,
+    trackers: str | Tracker | Sequence[str | Tracker] | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Run:
     """Makes or resumes the run of a config; see `train_run`.
@@ -312,6 +325,7 @@ def make_run(
         out: See `train_run`.
         resume: See `train_run`.
         distribute: See `train_run`.
+        trackers: See `train_run`.
         log: See `train_run`.
 
     Example:
@@ -327,9 +341,13 @@ def make_run(
                     f"`{name}` must be left out with `distribute`: it runs on one device. "
                     f"Received: {name}={value!r}, distribute={distribute!r}. Leave one of them out."
                 )
+    made = trackers_of(trackers)
     photos = config.path_as_given("photos")
     directory = _run_directory(config, out, resume, distribute)
     check_outside_images(directory, photos)
+    for tracker in made:
+        if isinstance(tracker, TensorBoardTracker):
+            check_outside_images(tracker.folder, photos, "trackers")
     team = Team(distribute)
     log = team.chief_log(log)
     finished = team.broadcast_run(
@@ -337,7 +355,11 @@ def make_run(
     )
     if finished is not None:
         log(finished_message(directory), "")
+        if made:
+            log(f"{', '.join(map(str, made))}: nothing is tracked, as the run is already finished")
         return finished
+    tracking = Tracking(made if team.is_chief else (), log)
+    tracking.check()
     parent = None
     if config.from_run is not None:
         parent = load_run(config.path_as_given("from_run"), "from_run")
@@ -346,7 +368,8 @@ def make_run(
     if out is None:
         log(location_message(directory))
     with phases(phases_of(config)):
-        return _make(config, listing, RunContext(directory, team, parent, Clock(), log))
+        context = RunContext(directory, team, parent, Clock(), log, tracking)
+        return _make(config, listing, context)
 
 
 def check_run(config: RunConfig, out: str | os.PathLike[str]) -> None:
@@ -409,10 +432,14 @@ def _make(config: RunConfig, listing: Listing, context: RunContext) -> Run:
             plan(phases_of(config, config.resolve(record.choices)))
             if team.is_chief:
                 stack.enter_context(context.lock_directory(record))
+                settings = settings_of(record, context.out)
+                stack.enter_context(context.tracking.recording(context.out.name, settings))
             record, results = _train_and_measure(model, data, config, record, context, old=old)
         if results is None:
             return team.finished_run(None)
-        return team.finished_run(finish_run(context, data, record, results))
+        run = finish_run(context, data, record, results)
+        context.tracking.log_results(metrics_of(run), [run.path / name for name in ARTIFACTS])
+        return team.finished_run(run)
 
 
 def _load(config: RunConfig, listing: Listing, context: RunContext) -> ImageData:
@@ -614,8 +641,10 @@ def _train(
             old=old,
             plan=anchor,
             statistics=statistics,
-            at_epoch_end=clock.save_now,
+            at_epoch_end=context.at_epoch_end("fine-tune"),
         )
+    for stage in trained.training.stages:
+        context.tracking.log_epochs(stage.name, stage.history)
     context.log(str(trained.training), "")
     if trained.forgotten is not None:
         context.log(str(trained.forgotten))

@@ -19,6 +19,7 @@ from tlkit.distribution.strategies import scope_of, workers_of
 from tlkit.errors import TrainingError
 from tlkit.training.adapters import LowRankUpdates
 from tlkit.training.best import EpochGuard, KeepBest
+from tlkit.training.epoch_end import pass_earlier_epochs
 from tlkit.training.fit_data import fit_data, with_class_weights
 from tlkit.training.inference_mode import FrozenCalls
 from tlkit.training.rates import NamedRate
@@ -147,8 +148,7 @@ def fit_model(
     )
     guard, finish = _StopAtNaN(), _AtEnd(plan.at_end)
     own: list[keras.callbacks.Callback] = [keeper, guard]
-    epoch = step = 0
-    was_stopped = False
+    epoch, step, was_stopped = 0, 0, False
     if checkpoint is not None:
         state = _State(whole_model, trainee, keeper, plan.hooks)
         saver = SaveProgress(checkpoint, state.saver(checkpoint), batches.num_steps, workers)
@@ -156,6 +156,7 @@ def fit_model(
         if (saved := checkpoint.saved) is not None and saved.state.fit is not None:
             epoch, step = saved.position.epoch, saved.position.step
             state.restore(saved.state.fit, saved.arrays)
+            pass_earlier_epochs(plan.callbacks, saved.state.fit.history)
             was_stopped = saved.state.fit.stopped
             saver.first_step = guard.first_step = step
             if step:

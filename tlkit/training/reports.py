@@ -3,12 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlkit.models.groups import TrainableReport
+from tlkit.utils.dataframes import dataframe_of
 from tlkit.utils.formatting import percent, relative_change
 from tlkit.utils.renamed import renamed_attribute
 from tlkit.utils.text_repr import ShownAsText
+
+if TYPE_CHECKING:
+    import pandas
 
 _UNCHANGED = "unchanged"
 
@@ -122,6 +126,22 @@ class TrainingReport(ShownAsText):
         epochs = [epoch for stage in self.stages for epoch in stage.history]
         names = dict.fromkeys(name for epoch in epochs for name in epoch)
         return {name: [epoch.get(name, math.nan) for epoch in epochs] for name in names}
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Returns the metrics of every epoch as a data frame, one row per epoch.
+
+        Its columns are "stage", "epoch" (from 1 on in each stage), and the names of `history`.
+
+        Raises:
+            ArgumentError: pandas is not installed.
+        """
+        epochs = [
+            (stage.name, number)
+            for stage in self.stages
+            for number in range(1, len(stage.history) + 1)
+        ]
+        names, numbers = [name for name, _ in epochs], [number for _, number in epochs]
+        return dataframe_of({"stage": names, "epoch": numbers, **self.history})
 
     def __str__(self) -> str:
         return "\n".join([*map(str, self.stages), *self._accuracy()])
