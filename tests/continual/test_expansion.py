@@ -21,6 +21,7 @@ from tlkit.continual.expansion_steps import (
 )
 from tlkit.continual.group_sparsity import GroupSparsity
 from tlkit.continual.head_features import newest_rows
+from tlkit.data.augmentation import Augmentation
 from tlkit.models.layer_spec import parse_graph
 from tlkit.models.surgery import (
     add_classes,
@@ -200,7 +201,7 @@ def test_incoming_weights_include_all_parts():
 
 def test_a_strong_anchor_limits_the_drift_of_the_probe():
     grown = add_classes(chain(), ["stripe", "bar"])
-    settings = {"learning_rate": 1e-2, "augment": "none", "epochs": 1, "seed": 0}
+    settings = {"learning_rate": 1e-2, "augment": Augmentation("none"), "epochs": 1, "seed": 0}
     without, with_anchor = (
         probe_drift(grown, task(), strength=strength, settings=settings) for strength in (0.0, 1e3)
     )
@@ -299,7 +300,7 @@ def test_dead_units_are_removed_from_a_model_with_a_shared_layer_too():
 
 def test_scale_and_shift_after_a_new_layer_become_zero_with_it():
     grown = manually_grown(chain(with_norm=True))
-    settings = {"learning_rate": 1e-2, "augment": "none", "epochs": 1, "seed": 0}
+    settings = {"learning_rate": 1e-2, "augment": Augmentation("none"), "epochs": 1, "seed": 0}
     assert train_new(grown, 1, task(), sparsity=50.0, settings=settings)
     norm = grown.get_layer("norm__grown2")
     for weights in (grown.get_layer("conv2__grown2").kernel, norm.gamma, norm.beta):
@@ -433,7 +434,7 @@ def test_old_layers_run_in_inference_mode_while_new_ones_train(monkeypatch):
     y = layers.Dropout(0.5, name="drop_head")(y)
     grown = manually_grown(keras.Model(x, layers.Dense(2, name="logits")(y)))
     grown = widen_layer(grown, "conv1", 5, isolate=True)
-    settings = {"epochs": 1, "learning_rate": 1e-2, "augment": "none", "seed": 0}
+    settings = {"epochs": 1, "learning_rate": 1e-2, "augment": Augmentation("none"), "seed": 0}
     modes = modes_in_training(monkeypatch)
     train_new(grown, 1, task(), sparsity=0.0, settings=settings)
     assert {name for name, seen in modes.items() if True not in seen} == {"drop1", "drop2"}
