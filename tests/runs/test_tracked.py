@@ -150,7 +150,7 @@ def called(*arguments):
 def test_options_are_passed_on_by_the_command(monkeypatch):
     seen = []
     monkeypatch.setattr("tlkit.runs.train.make_run", lambda config, **others: seen.append(others))
-    monkeypatch.setattr(cli, "_print_summary", lambda *_: None)
+    monkeypatch.setattr(cli, "_print_summary", lambda *_, **others: None)
     assert called("photos", "--log", "tensorboard:logs", "--log", "wandb:a").exit_code == 0
     assert called("photos").exit_code == 0
     assert [others["trackers"] for others in seen] == [["tensorboard:logs", "wandb:a"], None]
