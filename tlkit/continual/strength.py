@@ -83,8 +83,7 @@ def choose_anchor(
       rises. It is the best compromise, and needs images of the old task.
     - "new": the same while the cross-entropy on the new task falls, at the temperature that fits
       best; the strength is 0, no anchor, if it is lowest there. For few new images, where the
-      anchor is to prevent overfitting and nothing old has to be kept. (Accuracy on few validation
-      images is too coarse for this: it is the same for many strengths.)
+      anchor is to prevent overfitting and nothing old has to be kept.
 
     Afterwards the model has its initial weights (except that an untrained head is solved), and is
     anchored. `Anchor.report` has all trials; `tlkit.plot_strengths` plots them.

@@ -1,7 +1,5 @@
 """Mixing of training images and their labels within a batch: mixup and CutMix."""
 
-from collections.abc import Callable
-
 import tensorflow as tf
 
 MIXUP, CUTMIX = "mixup", "cutmix"
@@ -81,10 +79,10 @@ def mixed_batches(dataset: tf.data.Dataset, kind: str, *, seed: int, first: int)
 
 def _beta(alpha: float, shape: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
     """Returns numbers from the symmetric beta distribution, as shares of two gamma variables."""
-    draw: Callable[[tf.Tensor], tf.Tensor] = lambda seed: tf.random.stateless_gamma(  # noqa: E731
-        shape, seed, alpha, dtype=tf.float64
+    one, two = (
+        tf.random.stateless_gamma(shape, seeds[number], alpha, dtype=tf.float64)
+        for number in range(2)
     )
-    one, two = draw(seeds[0]), draw(seeds[1])
     total = one + two  # 0 where both are too small for a float
     share = tf.where(total > 0, one / tf.where(total > 0, total, 1.0), 0.5)
     return tf.cast(share, tf.float32)

@@ -14,7 +14,7 @@ from tlkit.tracking.tracker import FINISHED, Setting, Tracker
 class TensorBoardTracker(Tracker):
     """Writes event files to a new folder `FOLDER/NAME` for a run called NAME.
 
-    If that exists, of an earlier run or an interrupted session, it is `FOLDER/NAME-2` and so on.
+    If that exists, of an earlier run or an interrupted process, it is `FOLDER/NAME-2` and so on.
     Figures are scalars whose step is the epoch; settings are a text and hyperparameters; files are
     texts.
 

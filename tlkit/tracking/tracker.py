@@ -55,7 +55,7 @@ class Tracker(ABC):
             stage: Name of the stage: "head", "fine-tune", or "refit".
             epoch: Number of the epoch in its stage, from 1 on.
             figures: Keras's names ("loss", "val_accuracy", ...) and values; "learning_rate" is that
-                of the head at the end of the epoch, if it was trained in this session.
+                of the head at the end of the epoch, if it was trained in this process.
         """
 
     @abstractmethod
@@ -64,7 +64,7 @@ class Tracker(ABC):
 
         Args:
             metrics: "test/accuracy", "validation/loss" and so on; "seconds" is the duration of the
-                run over all its sessions.
+                run over all its processes.
         """
 
     @abstractmethod

@@ -11,7 +11,7 @@ class EpochEnd(keras.callbacks.Callback):
     Args:
         call: Takes the number of the epoch, from 1 on, and its figures: those of Keras, and
             "learning_rate" at the end of the epoch, before multipliers of layers, unless the
-            epoch is one of an earlier session.
+            epoch is one of an earlier process.
     """
 
     def __init__(self, call: Callable[[int, Mapping[str, float]], None]) -> None:
@@ -19,7 +19,7 @@ class EpochEnd(keras.callbacks.Callback):
         self._call = call
 
     def restore(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Calls the function for the epochs of earlier sessions."""
+        """Calls the function for the epochs of earlier processes."""
         for epoch, figures in enumerate(history, start=1):
             self._call(epoch, figures)
 
@@ -33,7 +33,7 @@ class EpochEnd(keras.callbacks.Callback):
 def pass_earlier_epochs(
     callbacks: Sequence[keras.callbacks.Callback], history: Sequence[Mapping[str, float]]
 ) -> None:
-    """Passes the epochs of earlier sessions to those callbacks that are an `EpochEnd`."""
+    """Passes the epochs of earlier processes to those callbacks that are an `EpochEnd`."""
     for callback in callbacks:
         if isinstance(callback, EpochEnd):
             callback.restore(history)
