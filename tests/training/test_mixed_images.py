@@ -8,25 +8,13 @@ import pytest
 
 import tlkit
 from tests.training.test_resume import Stop, tune
+from tlkit.data.augmentation import augmentation_of
+from tlkit.distribution.shards import ONLY_SHARD
 from tlkit.errors import ArgumentError
 from tlkit.runs.outputs import sample_training_images
 from tlkit.training import resume
 from tlkit.training.fit_data import with_class_weights
-
-
-def targets_seen(data, model, **arguments):
-    """Fine-tunes a model; returns the targets of its first training batch."""
-    seen = []
-
-    class Kept(keras.losses.CategoricalCrossentropy):
-        def call(self, y_true, y_pred):
-            seen.append(y_true)
-            return super().call(y_true, y_pred)
-
-    report = tlkit.fine_tune(
-        model, data, unfreeze="all", epochs=1, loss=Kept(from_logits=True), **arguments
-    )
-    return seen[0].shape, report
+from tlkit.training.image_epochs import image_epochs
 
 
 @pytest.mark.parametrize("augment", ["mixup", "cutmix"])
@@ -50,8 +38,10 @@ def test_a_stopped_training_on_mixed_images_is_resumed(data, tmp_path, monkeypat
 
 def test_the_loss_gets_shares_of_the_classes(data):
     model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
-    shape, _ = targets_seen(data, model, augment="mixup")
-    assert tuple(shape) == (None, 2)
+    epochs = image_epochs(data.train, model, augmentation_of("mixup"), one_hot=True)
+    _, targets = next(iter(epochs.starting_at(0, 0, ONLY_SHARD)))
+    np.testing.assert_allclose(np.sum(targets, axis=1), 1, atol=1e-5)
+    assert np.any((np.asarray(targets) > 0.01) & (np.asarray(targets) < 0.99))
 
 
 def test_binary_and_multi_label_heads_train_on_mixed_images(data):
