@@ -32,7 +32,6 @@ import tensorflow as tf
 from scipy.stats import t as students_t
 
 import tlkit
-from tlkit.advice.recommendation import ANCHORS
 from tlkit.data.images import ImageData
 from tlkit.models.heads import feature_cut
 from tlkit.training.features import extract_features
@@ -43,9 +42,9 @@ BACKBONE = "mobilenet_025"
 MODES = {  # `unfreeze` and strength of the anchor; all modes solve the head first
     "head": (None, 0.0),
     "groups": (DEFAULT_GROUPS, 0.0),
-    "groups, strong anchor": (DEFAULT_GROUPS, ANCHORS["strong"]),
+    "groups, strong anchor": (DEFAULT_GROUPS, 0.01),
     "all": ("all", 0.0),
-    "all, weak anchor": ("all", ANCHORS["weak"]),
+    "all, weak anchor": ("all", 0.001),
 }
 CASES = {  # number of images for training and validation (one fifth), and image size
     "flowers": (("flowers", 50, 224), ("flowers", 200, 224), ("flowers", 700, 224)),
@@ -160,8 +159,6 @@ def of_all_modes(data: ImageData, weights: str, size: int, seed: int) -> dict:
     model = classifier(data, weights, size)
     advice = tlkit.recommend(data, tlkit.measure_similarity(model, data, seed=seed))
     chosen = "head" if advice.mode == "head" else "all" if advice.unfreeze == "all" else "groups"
-    if advice.anchor != "none":
-        chosen += f", {advice.anchor} anchor"
     accuracies, seconds = {}, {}
     for mode, (unfreeze, strength) in MODES.items():
         model = classifier(data, weights, size)

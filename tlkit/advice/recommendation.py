@@ -8,12 +8,8 @@ from tlkit.errors import ArgumentError
 from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
-FEW, MANY = 5, 500
-"""Training images per class below which only the head is solved, and from which the anchor is
-weaker."""
-
-ANCHORS = {"strong": 0.01, "weak": 0.001, "none": 0.0}
-"""Initial strengths for `anchor_weights`; `choose_anchor` searches for the best."""
+FEW = 5
+"""Training images per class below which only the head is solved."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +19,12 @@ class Recommendation(ShownAsText):
     Attributes:
         mode: "head" (`train_head`) or "fine-tune" (`fine_tune`).
         unfreeze: What to train, as `fine_tune` takes it: "head", a number of groups, or "all".
-        anchor: How strongly to penalise weight changes: "strong", "weak" or "none".
         reasons: The reasons, with figures.
     """
 
     mode: str
     unfreeze: str | int
-    anchor: str
     reasons: tuple[str, ...]
-
-    @property
-    def anchor_strength(self) -> float:
-        """An initial strength for `anchor_weights`; 0 for none."""
-        return ANCHORS[self.anchor]
 
     @property
     def arguments(self) -> dict[str, object]:
@@ -49,28 +38,23 @@ class Recommendation(ShownAsText):
             text = "solve only the head"
         else:
             trained = "everything" if self.unfreeze == "all" else f"the last {self.unfreeze} groups"
-            anchor = "no anchor" if self.anchor == "none" else f"a {self.anchor} anchor"
-            text = f"fine-tune {trained}, {anchor}"
+            text = f"fine-tune {trained}"
         return "\n".join([text, *(f"  {reason}" for reason in self.reasons)])
 
 
 def recommend(data: ImageData, similarity: SimilarityReport) -> Recommendation:
-    """Recommends what to train, by the number of images and their similarity to pretraining data.
+    """Recommends what to train: the head below 5 training images per class, else everything.
 
-    | training images per class | near or between | far, or no benefit of the weights |
-    | --- | --- | --- |
-    | below 5 | the head | the head |
-    | 5 to 499 | everything, a strong anchor | everything, a weak anchor |
-    | 500 and more | everything, a weak anchor | everything, no anchor |
+    Very few images determine only few weights. The head is always solved first, and `fine_tune`
+    keeps it if further training brings no improvement. The similarity to the pretraining data does
+    not change the recommendation; it tells what the pretrained weights are worth, and whether
+    another backbone should be tried.
 
-    Very few images determine only few weights. If the pretrained features suit the images they are
-    worth keeping, with a stronger anchor for fewer images. The head is always solved first, and
-    `fine_tune` keeps it if further training brings no improvement.
-
-    It is a rule of thumb with round limits; validation decides. With 5, 10 and 50 training images
+    It is a rule of thumb with a round limit; validation decides. With 5, 10 and 50 training images
     per class of CIFAR-100 (one, three and two seeds), training everything was better than the head
-    alone by 4 to 7 points; with 50 and one seed the anchor changed nothing, see
-    benchmarks/README.md. For 500 or more images per class nothing was measured.
+    alone by 4 to 7 points, see benchmarks/README.md. No anchor is recommended: with 5 to 150 images
+    per class, none was better than fine-tuning without a constraint by more than chance. Use
+    `choose_anchor` to preserve an earlier task.
 
     Args:
         data: The data with the training images.
@@ -100,12 +84,11 @@ def recommend(data: ImageData, similarity: SimilarityReport) -> Recommendation:
         )
     if (recommendation := recommend_by_number(data)) is not None:
         return recommendation
-    is_useful = similarity.level != "far" and similarity.knows_more_than_chance
-    return _recommend_by_size(data, is_useful, _similarity_reason(similarity))
+    return _recommend_everything(data, _similarity_reason(similarity))
 
 
 def recommend_unmeasured(data: ImageData, reason: str) -> Recommendation:
-    """Returns the recommendation without a similarity, which is assumed to be low.
+    """Returns the recommendation without a similarity.
 
     Args:
         data: The data with the training images.
@@ -114,19 +97,15 @@ def recommend_unmeasured(data: ImageData, reason: str) -> Recommendation:
     Raises:
         ArgumentError: `data` has another type.
     """
-    return recommend_by_number(data) or _recommend_by_size(data, False, reason)
+    return recommend_by_number(data) or _recommend_everything(data, reason)
 
 
-def _recommend_by_size(data: ImageData, is_useful: bool, reason: str) -> Recommendation:
+def _recommend_everything(data: ImageData, reason: str) -> Recommendation:
     """Returns the recommendation for enough images to train more than the head."""
-    per_class = _images_per_class(data)
-    count = f"{per_class:,.1f} training images per class"
-    if per_class < MANY:
-        reasons = (f"{count}, {FEW} to {MANY - 1}: enough for everything, anchored", reason)
-        anchor = "strong" if is_useful else "weak"
-        return Recommendation("fine-tune", "all", anchor, reasons)
-    reasons = (f"{count}, {MANY} or more: enough for everything", reason)
-    return Recommendation("fine-tune", "all", "weak" if is_useful else "none", reasons)
+    count = f"{_images_per_class(data):,.1f} training images per class"
+    return Recommendation(
+        "fine-tune", "all", (f"{count}, {FEW} or more: enough for everything", reason)
+    )
 
 
 def recommend_by_number(data: ImageData) -> Recommendation | None:
@@ -160,7 +139,7 @@ def recommend_by_number(data: ImageData) -> Recommendation | None:
         f"{per_class:,.1f} training images per class, below {FEW}: too few to train more than the "
         "head"
     )
-    return Recommendation("head", "head", "none", (reason,))
+    return Recommendation("head", "head", (reason,))
 
 
 def _images_per_class(data: ImageData) -> float:
@@ -169,7 +148,7 @@ def _images_per_class(data: ImageData) -> float:
 
 
 def _similarity_reason(similarity: SimilarityReport) -> str:
-    """Returns the reason for or against keeping the pretrained weights."""
+    """Returns what the pretrained weights are worth for these images."""
     accuracies = (
         f"accuracy {percent(similarity.accuracy)} with them, "
         f"{percent(similarity.random_accuracy)} with random weights"
@@ -181,4 +160,4 @@ def _similarity_reason(similarity: SimilarityReport) -> str:
             "the images differ from the pretraining data "
             f"(distance of statistics {similarity.distance:.2f})"
         )
-    return f"the pretrained weights help ({accuracies}): worth keeping"
+    return f"the pretrained weights help ({accuracies})"

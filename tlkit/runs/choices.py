@@ -199,8 +199,6 @@ def mode_choice(
         if isinstance(unfreeze, int):
             unfreeze = min(unfreeze, len(layer_groups(model)))
         chosen["unfreeze"] = unfreeze
-        if recommended.anchor != "none" and config.anchor is None:
-            chosen["anchor"] = recommended.anchor_strength
     lines = [_describe(chosen), *reasons]
     if measured:
         log(measured)
@@ -246,7 +244,7 @@ def _recommend(
 
     if config.from_run is None and config.weights is None:
         reason = "the weights are random: there is nothing to preserve"
-        return Recommendation("fine-tune", "all", "none", (reason,)), ""
+        return Recommendation("fine-tune", "all", (reason,)), ""
     if (by_number := recommend_by_number(data)) is not None:
         return by_number, ""
     if (lone := find_lone_class(data)) is not None:
@@ -261,12 +259,8 @@ def _describe(chosen: Mapping[str, Any]) -> str:
         return "train the head alone"
     unfreeze = chosen.get("unfreeze")
     if unfreeze is None:
-        what = "the last groups"
-    else:
-        what = "all groups" if unfreeze == "all" else f"the last {unfreeze} groups"
-    strength = chosen.get("anchor")
-    anchor = "" if strength is None else f", anchored to the initial weights, strength {strength:g}"
-    return f"fine-tune {what}{anchor}"
+        return "fine-tune the last groups"
+    return "fine-tune " + ("all groups" if unfreeze == "all" else f"the last {unfreeze} groups")
 
 
 def _previous_choice_message(what: str, reasons: Sequence[str]) -> str:

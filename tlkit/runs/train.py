@@ -213,10 +213,9 @@ def train_run(
         channels: 1 for grey images and a model of them, see `load_folder` and `build_classifier`; 3
             by default, or with `from_run` those of the earlier run.
         mode: "head" (feature extraction), "fine-tune" (the head, then also `unfreeze`), or "auto":
-            measures how similar the images are to the pretraining data and follows `recommend`,
-            including its anchor. With `unfreeze`, "auto" means "fine-tune"; with `epochs`,
-            `learning_rate`, `layer_decay` or `anchor`, the head alone is not chosen; with `head`,
-            it is.
+            measures how similar the images are to the pretraining data and follows `recommend`.
+            With `unfreeze`, "auto" means "fine-tune"; with `epochs`, `learning_rate`,
+            `layer_decay` or `anchor`, the head alone is not chosen; with `head`, it is.
         head: With mode="head": see `train_head`; "auto" by default.
         unfreeze: See `fine_tune`.
         epochs: See `fine_tune`; the head alone is solved without epochs.
