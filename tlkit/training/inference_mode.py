@@ -23,6 +23,7 @@ from tlkit.models.groups import (
     layer_groups,
     resolve_group,
 )
+from tlkit.training.folded_norms import folded_calls
 from tlkit.utils.keras_private import run_graph
 
 _AUGMENTING = ("AugMix", "CutMix", "MixUp", "RandAugment")
@@ -42,11 +43,14 @@ class FrozenCalls:
     def run(self, model: keras.Model, inputs: Any) -> Any:
         """Returns the outputs of the model's graph, all other calls being in training mode."""
         done: Counter[int] = Counter()
+        folded = folded_calls(model, lambda operation: self.calls.get(id(operation)) == inf)
         dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
         if keras.backend.standardize_dtype(inputs.dtype) != dtype:  # Keras casts inputs likewise
             inputs = keras.ops.cast(inputs, dtype)
 
         def call_in_mode(operation: keras.Operation) -> Callable[..., Any]:
+            if id(operation) in folded:
+                return folded[id(operation)]
             done[id(operation)] += 1
             if done[id(operation)] <= self.calls.get(id(operation), 0):
                 return _in_inference_mode(operation)
