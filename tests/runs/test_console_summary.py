@@ -117,3 +117,14 @@ def test_added_classes_show_the_accuracy_of_old_and_new_classes():
         "accuracy on old classes: 95.0 % before, 94.0 % after",
         "accuracy on new classes: 0.0 % before, 100.0 % after",
     ]
+
+
+def test_the_gain_and_cost_of_test_time_views_are_stated():
+    views = {"name": "flip", "milliseconds": [2.0, 3.5], "comparison": None}
+    start = "test-time views (flip): "
+    cost = "; 3.5 ms for an image instead of 2.0"
+    lines = summarize_run(run_with({"test_time_views": views}, {})).splitlines()
+    assert f"{start}their gain was not measured, there are no validation images{cost}" in lines
+    measured = views | {"comparison": {"accuracies": [0.78, 0.8]}}
+    lines = summarize_run(run_with({"test_time_views": measured}, {})).splitlines()
+    assert f"{start}validation accuracy 80.0 %, with one view 78.0 %{cost}" in lines

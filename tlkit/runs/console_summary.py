@@ -21,6 +21,7 @@ def summarize_run(run: Run) -> str:
     lines = [
         *_exported(run),
         *_accuracies(run.metrics),
+        *_test_time_views(run.metrics),
         *_refit(run.metrics),
         *_old_classes(run),
         *_against_head(run.metrics),
@@ -54,6 +55,19 @@ def _accuracies(metrics: Mapping[str, Any]) -> Iterator[str]:
             yield f"{split} accuracy {accuracy_of(scores)}"
     if scores := metrics.get("cross_validation"):
         yield f"cross-validated accuracy {accuracy_of(scores)}"
+
+
+def _test_time_views(metrics: Mapping[str, Any]) -> Iterator[str]:
+    if views := metrics.get("test_time_views"):
+        before, after = views["milliseconds"]
+        gain = "their gain was not measured, there are no validation images"
+        if comparison := views["comparison"]:
+            one, both = map(percent, comparison["accuracies"])
+            gain = f"validation accuracy {both}, with one view {one}"
+        yield (
+            f"test-time views ({views['name']}): {gain}; {after:.1f} ms for an image instead of "
+            f"{before:.1f}"
+        )
 
 
 def _refit(metrics: Mapping[str, Any]) -> Iterator[str]:
