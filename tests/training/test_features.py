@@ -15,6 +15,7 @@ from tests.conftest import bfloat16_differs_by, write_photos
 from tlkit.data.augmentation import Augmentation
 from tlkit.models.heads import feature_cut
 from tlkit.training import features, frozen
+from tlkit.training.engines import EngineChoice
 from tlkit.training.features import extract_features
 from tlkit.training.store import FeatureStore, stored_files
 from tlkit.training.views import ViewPolicy
@@ -166,7 +167,7 @@ def test_bfloat16_is_used_where_it_agrees_and_only_there(data, monkeypatch):
 def test_the_precision_is_not_derived_from_the_file_name(tmp_path):
     part = prefix_of(classifier())
     with FeatureStore("demo-bfloat16", part.output_shape, folder=tmp_path) as store:
-        filler = features._Filler(part, store, "float32")
+        filler = features._Filler(part, store, "float32", EngineChoice())
         found = features.Features(store, (), np.zeros(0), None, *[np.zeros(0)] * 2, filler, list)
         assert found.precision == "float32"
 

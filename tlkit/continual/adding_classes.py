@@ -210,7 +210,7 @@ def learn_classes(
         notes=(
             f"only the {len(new_names)} new rows changed; old logits are bit-identical",
             f"{num_replayed} stored features of old images replayed",
-            f"features in {extracted.precision}: {extracted.store.path}",
+            f"features {extracted.note}",
             solution.note,
         ),
     )

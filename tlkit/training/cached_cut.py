@@ -124,8 +124,7 @@ def cached_cut(
     )
     return CutDecision(
         stored,
-        f"trained on stored activations, {views} of each image, "
-        f"computed in {train.precision}: {train.store.path}",
+        f"trained on stored activations, {views} of each image, computed {train.note}",
     )
 
 

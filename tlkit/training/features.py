@@ -1,5 +1,6 @@
 """Extraction and storage of features: each image goes through the frozen part once."""
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -16,6 +17,14 @@ from tlkit.data.limits import DECODER_VERSION
 from tlkit.data.missing_files import missing_files_named
 from tlkit.distribution.workers import check_can_be_sharded
 from tlkit.errors import ArgumentError, DataError, TrainingError
+from tlkit.training.engines import (
+    ENGINES,
+    OPENVINO,
+    TENSORFLOW,
+    EngineChoice,
+    choose_engine,
+    forward_by,
+)
 from tlkit.training.frozen import (
     MAX_BFLOAT16_DIFFERENCE,
     Forward,
@@ -69,6 +78,14 @@ class Features:
     def precision(self) -> str:
         """The number format the rows were computed in: "float32" or "bfloat16"."""
         return self.filler.precision
+
+    @property
+    def note(self) -> str:
+        """How the rows were computed, and where they are, for reports: "in float32: PATH"."""
+        by = ""
+        if self.filler.choice.reason:
+            by = f", by {ENGINES[self.filler.choice.engine]} ({self.filler.choice.reason})"
+        return f"in {self.precision}{by}: {self.store.path}"
 
     @property
     def num_bytes(self) -> int:
@@ -133,16 +150,8 @@ def extract_features(
     with missing_files_named([images]):
         if not isinstance(images, ImageSplit):
             check_can_be_sharded("images", part.workers)
-        name = f"{part.signature}-{DECODER_VERSION}"
-        store = FeatureStore(f"{name}-float32", part.output_shape, folder=cache)
-        is_fast = not exact and _precision(store, part, images, views) == "bfloat16"
-        is_fast = part.workers.all(is_fast)
-        if is_fast:
-            store.close()
-            dtype = tf.bfloat16.as_numpy_dtype if compact else "float32"
-            name += "-compact" if compact else ""
-            store = FeatureStore(f"{name}-bfloat16", part.output_shape, dtype=dtype, folder=cache)
-        filler = _Filler(part, store, "bfloat16" if is_fast else "float32")
+        filler = _filler(part, images, exact=exact, views=views, compact=compact, cache=cache)
+        store = filler.store
         fill: Callable[[], object]
         if isinstance(images, ImageSplit):
             keys = tuple(chain(*views.keys(images)))
@@ -162,16 +171,54 @@ def extract_features(
     )
 
 
+def _filler(
+    part: FrozenPart,
+    images: ImageSplit | tf.data.Dataset,
+    *,
+    exact: bool,
+    views: ViewPolicy,
+    compact: bool,
+    cache: str | os.PathLike[str] | None,
+) -> "_Filler":
+    """Returns what computes the rows, in the precision and by the engine that suit the part."""
+    name = f"{part.signature}-{DECODER_VERSION}"
+    store = FeatureStore(f"{name}-float32", part.output_shape, folder=cache)
+    is_fast = not exact and _precision(store, part, images, views) == "bfloat16"
+    is_fast = part.workers.all(is_fast)
+    precision, dtype = ("bfloat16" if is_fast else "float32"), np.dtype("float32")
+    if is_fast:
+        store.close()
+        if compact:
+            name, dtype = f"{name}-compact", np.dtype(tf.bfloat16.as_numpy_dtype)
+        store = FeatureStore(f"{name}-bfloat16", part.output_shape, dtype=dtype, folder=cache)
+    choice = choose_engine(
+        store,
+        part,
+        precision,
+        num_missing=_num_missing(store, images, views),
+        first_batch=lambda: _first_batch(part, images),
+    )
+    if not part.workers.all(choice.engine == OPENVINO):
+        return _Filler(part, store, precision, dataclasses.replace(choice, engine=TENSORFLOW))
+    store.close()
+    store = FeatureStore(
+        f"{name}-{OPENVINO}-{precision}", part.output_shape, dtype=dtype, folder=cache
+    )
+    return _Filler(part, store, precision, choice)
+
+
 class _Filler:
     """Computes the rows that are missing in a store, and counts the images."""
 
-    def __init__(self, part: FrozenPart, store: FeatureStore, precision: str) -> None:
-        self._part, self._store, self.precision = part, store, precision
+    def __init__(
+        self, part: FrozenPart, store: FeatureStore, precision: str, choice: EngineChoice
+    ) -> None:
+        self._part, self.store, self.precision, self.choice = part, store, precision, choice
         self.num_forward_passes = 0
 
     @property
     def _row_kind(self) -> str:
-        return "features" if len(self._store.row_shape) == 1 else "activations"
+        return "features" if len(self.store.row_shape) == 1 else "activations"
 
     def _bar(
         self, missing: Sequence[np.ndarray], split: ImageSplit
@@ -184,7 +231,7 @@ class _Filler:
 
     def fill_from_split(self, split: ImageSplit, views: ViewPolicy) -> None:
         keys = np.array([*views.keys(split)])
-        missing = [_first_of_each(row, ~self._store.contains(row)) for row in keys]
+        missing = [_first_of_each(row, ~self.store.contains(row)) for row in keys]
         with self._bar(missing, split) as advance:
             for view, indices in enumerate(missing):
                 if not len(indices):
@@ -207,7 +254,7 @@ class _Filler:
         workers = self._part.workers
         together = _BATCH_SIZE * workers.num_workers
         keys = np.array([*views.keys(split)])
-        absent = workers.any(~self._store.contains(keys.reshape(-1))).reshape(keys.shape)
+        absent = workers.any(~self.store.contains(keys.reshape(-1))).reshape(keys.shape)
         missing = [_first_of_each(*pair) for pair in zip(keys, absent, strict=True)]
         with self._bar(missing, split) as advance:
             for view, indices in enumerate(missing):
@@ -225,12 +272,12 @@ class _Filler:
                 )
                 for start in range(0, len(indices), together):
                     some = indices[start : start + together]
-                    rows = np.zeros((len(some), *self._store.row_shape), self._store.dtype)
+                    rows = np.zeros((len(some), *self.store.row_shape), self.store.dtype)
                     if len(some) > workers.index:
                         pixels = tf.cast(next(batches)[0], self._part.input_dtype)
                         computed = self._forward(pixels).numpy()
                         rows[workers.index :: workers.num_workers] = computed
-                    self._store.append(keys[view, some].tolist(), workers.merge(rows))
+                    self.store.append(keys[view, some].tolist(), workers.merge(rows))
                     self.num_forward_passes += len(some)
                     advance(len(some))
 
@@ -243,7 +290,7 @@ class _Filler:
         with bar(f"{self._row_kind} of a dataset", None, "images") as advance:
             for pixels, labels, *weights in dataset:
                 keys = np.array([_digest(image) for image in pixels.numpy()])
-                missing = _first_of_each(keys, ~self._store.contains(keys))
+                missing = _first_of_each(keys, ~self.store.contains(keys))
                 if len(missing):
                     self._compute(keys[missing], tf.gather(pixels, missing))
                 all_keys.extend(keys.tolist())
@@ -260,20 +307,19 @@ class _Filler:
 
     def _compute(self, keys: np.ndarray, pixels: tf.Tensor) -> None:
         outputs = self._forward(tf.cast(pixels, self._part.input_dtype))
-        self._store.append(keys.tolist(), outputs.numpy())
+        self.store.append(keys.tolist(), outputs.numpy())
         self.num_forward_passes += len(keys)
 
     @property
     def _forward(self) -> Forward:
-        if self.precision == "float32":
-            return self._part.float32
-        if self._part.bfloat16 is None:
+        forward = forward_by(self._part, self.choice.engine, self.precision)
+        if forward is None:
             raise TrainingError(
-                f"The features in {self._store.path} were computed in bfloat16, which this machine "
-                "does not support. Use a separate cache folder (TLKIT_CACHE) for each kind of "
-                "machine."
+                f"The features in {self.store.path} were computed in {self.precision} by "
+                f"{ENGINES[self.choice.engine]}, which this machine does not support. Use a "
+                "separate cache folder (TLKIT_CACHE) for each kind of machine."
             )
-        return self._part.bfloat16
+        return forward
 
 
 def _precision(
@@ -286,21 +332,33 @@ def _precision(
     known = store.recall("precision")
     if known is not None and (known == "float32" or has_bfloat16()):
         return known
-    if isinstance(images, ImageSplit):
-        num_missing = int((~store.contains([*chain(*views.keys(images))])).sum())
-        if num_missing * part.multiply_adds < MIN_BFLOAT16_WORK:
-            return "float32"
-        some = np.arange(min(_BATCH_SIZE, images.num_images))
-        batches = images.dataset(shuffle=False, indices=some, batch_size=_BATCH_SIZE)
-    else:
-        batches = images
+    num_missing = _num_missing(store, images, views)
+    if num_missing is not None and num_missing * part.multiply_adds < MIN_BFLOAT16_WORK:
+        return "float32"
     agrees = False
-    if part.bfloat16 is not None:
-        pixels = tf.cast(next(iter(batches))[0], part.input_dtype)
+    if part.bfloat16 is not None and (pixels := _first_batch(part, images)) is not None:
         exact, fast = part.float32(pixels).numpy(), part.bfloat16(pixels).numpy()
         agrees = relative_difference(fast, exact) <= MAX_BFLOAT16_DIFFERENCE
     store.remember("precision", "bfloat16" if agrees else "float32")
     return "bfloat16" if agrees else "float32"
+
+
+def _num_missing(
+    store: FeatureStore, images: ImageSplit | tf.data.Dataset, views: ViewPolicy
+) -> int | None:
+    """Returns the number of rows that are missing; `None` for batches, which are not known."""
+    if not isinstance(images, ImageSplit):
+        return None
+    return int((~store.contains([*chain(*views.keys(images))])).sum())
+
+
+def _first_batch(part: FrozenPart, images: ImageSplit | tf.data.Dataset) -> tf.Tensor | None:
+    """Returns some images as the part takes them; `None` if there are none."""
+    if isinstance(images, ImageSplit):
+        some = np.arange(min(_BATCH_SIZE, images.num_images))
+        images = images.dataset(shuffle=False, indices=some, batch_size=_BATCH_SIZE)
+    first = next(iter(images), None)
+    return None if first is None else tf.cast(first[0], part.input_dtype)
 
 
 def _numbered(names: Sequence[str]) -> np.ndarray:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tlkit.distribution.strategies import workers_of
 from tlkit.models.multiply_adds import count_multiply_adds
 from tlkit.models.signature import signature
+from tlkit.utils.openvino import compiled
 from tlkit.utils.tensorflow_private import rewritten, with_constants
 
 Forward = Callable[[tf.Tensor], tf.Tensor]
@@ -83,6 +84,26 @@ class FrozenPart:
             lambda: tf.graph_util.import_graph_def(graph, name=""), []
         ).prune([x.name for x in frozen.inputs], [x.name for x in frozen.outputs])
         return lambda images: wrapped(images)[0]
+
+    def openvino(self, precision: str) -> Forward | None:
+        """The same function, computed by OpenVINO, which must be installed.
+
+        Args:
+            precision: "float32" or "bfloat16"; float32 is used where the processor has no bfloat16.
+
+        Returns:
+            The function; `None` if the graph reads tables.
+        """
+        if self._reads_tables:
+            return None
+        if precision not in self._compiled:
+            self._compiled[precision] = compiled(self._traced, precision)
+        return self._compiled[precision]
+
+    @cached_property
+    def _compiled(self) -> dict[str, Forward]:
+        """The functions of `openvino`, by precision."""
+        return {}
 
     @cached_property
     def _frozen(self) -> tf.types.experimental.ConcreteFunction:

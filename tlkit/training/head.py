@@ -318,7 +318,7 @@ def is_trained(model: keras.Model) -> bool:
 def _notes_on_features(
     train: Features, source: Source, cache: str | os.PathLike[str] | None, *, num_workers: int
 ) -> list[str]:
-    notes = [f"features in {train.precision}: {train.store.path}"]
+    notes = [f"features {train.note}"]
     if cache is None and (note := cache_note(FEATURES_FOLDER)):
         notes.append(note)
     if num_workers > 1:
