@@ -14,6 +14,7 @@ from typing import Any
 from tlkit.advice.candidates import check_limits, parse_candidates, with_absolute_paths
 from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.data.augmentation import AUGMENTATIONS, MIXING
+from tlkit.data.class_weighting import SAMPLINGS, ClassWeighting, weighting_of
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import (
     DAMAGED,
@@ -53,6 +54,7 @@ ONLY_FINE_TUNING = (
     "train",
     "adapters",
     "anchor",
+    "loss",
     "inference_size",
 )
 """Arguments that do not apply to training the head alone."""
@@ -64,6 +66,8 @@ _LEFT_OUT = {
     "preprocessing": None,
     "train": None,
     "adapters": None,
+    "sampling": None,
+    "loss": None,
     "damaged": KEEP,
     "head": None,
     "views": None,
@@ -105,7 +109,7 @@ CHOICES: Mapping[str, Collection[str]] = {
     "mode": MODES,
     "damaged": DAMAGED,
     "importance": WITHOUT_TRAINING,
-    "class_weight": ("balanced",),
+    "sampling": SAMPLINGS,
     "head": FORMS,
     "tta": TEST_TIME_VIEWS,
     "resize": RESIZES,
@@ -325,7 +329,28 @@ class RunConfig:
     )
     class_weight: str | None = field(
         default=None,
-        metadata=option("balanced gives images of rare classes more weight.", TRAINING, "NAME"),
+        metadata=option(
+            "Weight of the images of each class: balanced, effective (by the effective number of "
+            "images), or as given.",
+            TRAINING,
+            "balanced|effective[:BETA]|CLASS=W,...",
+        ),
+    )
+    sampling: str | None = field(
+        default=None,
+        metadata=option(
+            "shuffled, or balanced: each class is drawn equally often in an epoch.",
+            TRAINING,
+            "NAME",
+        ),
+    )
+    loss: str | None = field(
+        default=None,
+        metadata=option(
+            "Loss of fine-tuning: cross-entropy, or focal, in which correct images count less.",
+            TRAINING,
+            "cross-entropy|focal[:GAMMA]",
+        ),
     )
     tta: str = field(
         default=NONE,
@@ -446,6 +471,27 @@ class RunConfig:
             arguments["backbones"] = tuple(arguments["backbones"])
         return cls(**arguments, kept=True)
 
+    def weighting_for(self, class_names: Sequence[str]) -> ClassWeighting:
+        """Returns how the classes count, by their order.
+
+        Raises:
+            ArgumentError: `class_weight` names a class that is not one of them.
+        """
+        return self._weighting.for_classes(class_names)
+
+    @property
+    def _weighting(self) -> ClassWeighting:
+        return weighting_of(self.class_weight, sampling=self.sampling, loss=self.loss)
+
+    def training_values(self, class_names: Sequence[str], *names: str) -> dict[str, Any]:
+        """Returns those of the named arguments of a training that are given, by name.
+
+        `class_weight` is one of them if classes count differently in any way.
+        """
+        values = self.given_values(*names)
+        weighting = self.weighting_for(class_names)
+        return values if weighting == ClassWeighting() else {**values, "class_weight": weighting}
+
     def given_values(self, *names: str) -> dict[str, Any]:
         """Returns those of the named arguments that are not `None`, by name."""
         values = {name: getattr(self, name) for name in names}
@@ -468,7 +514,11 @@ class RunConfig:
         }
         self._set("photos", absolute(self.photos))
         check_choice("mode", self.mode, MODES)
-        says_what_trains = (self.unfreeze, self.train, self.adapters)
+        class_weight, sampling, loss = self._weighting.texts()
+        self._set("class_weight", class_weight)
+        self._set("sampling", sampling)
+        self._set("loss", loss)
+        says_what_trains = (self.unfreeze, self.train, self.adapters, self.loss)
         is_said = any(given is not None for given in says_what_trains)
         if self.mode == AUTO and (is_said or self.augment in MIXING):
             self._set("mode", "fine-tune")  # nothing is left to choose
@@ -486,8 +536,8 @@ class RunConfig:
                 self._set("channels", None)
         if self.old_photos is not None:
             self._set("old_photos", absolute(self.old_photos))
-        self._check_combinations()
         self._check_last_training()
+        self._check_combinations()
         return as_given
 
     def _check_combinations(self) -> None:
@@ -545,6 +595,13 @@ class RunConfig:
                 )
 
     def _check_last_training(self) -> None:
+        if self.loss is not None and (self.mode == "head" or self.minutes is not None):
+            other = f"minutes={self.minutes:g}" if self.mode != "head" else "mode='head'"
+            raise ArgumentError(
+                "`loss` must be 'cross-entropy' for a head that is solved, which minimises no "
+                "focal loss, and with `minutes`, which may leave no time for more. "
+                f"Received: loss={self.loss!r}, {other}. Use mode='fine-tune'."
+            )
         if self.keep_statistics is False and self.statistics_width is not None:
             raise ArgumentError(
                 "`statistics_width` must be left out if no statistics are kept. Received: "
@@ -643,6 +700,7 @@ class RunConfig:
     def _check_values(self) -> None:
         """Checks each value by itself; this holds for given and resolved configs."""
         adapters_of(self.adapters)
+        _ = self._weighting
         for name in _SIZES:
             if isinstance(value := getattr(self, name), str) and value != AUTO:
                 raise ArgumentError(

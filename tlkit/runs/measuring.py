@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.data.images import ImageData
 from tlkit.runs.choices import initial_image_size
 from tlkit.runs.config import RunConfig
@@ -95,7 +96,8 @@ def solve_head(model: "keras.Model", data: ImageData, config: RunConfig, log: Ru
     """
     from tlkit.training.head import train_head
 
-    training = train_head(model, data, class_weight=config.class_weight, seed=config.seed)
+    weighting = config.weighting_for(data.class_names).for_solving()
+    training = train_head(model, data, class_weight=weighting, seed=config.seed)
     log(str(training), "")
     return measure(Trained(model, training), data, config, log)
 
@@ -138,7 +140,7 @@ def export_measured(
     )
 
 
-def choose_shipped(head: Measured, tuned: Measured, class_weight: str | None) -> Shipped:
+def choose_shipped(head: Measured, tuned: Measured, weighting: ClassWeighting) -> Shipped:
     """Chooses between the head alone and the fine-tuned model by validation images.
 
     They are compared by their calibrated cross-entropy, see `evaluate_candidate`. The fine-tuned
@@ -148,7 +150,7 @@ def choose_shipped(head: Measured, tuned: Measured, class_weight: str | None) ->
     Args:
         head: The head alone.
         tuned: The fine-tuned model.
-        class_weight: "balanced" or `None`: how images count.
+        weighting: How classes count.
     """
     from tlkit.training.candidates import evaluate_candidate, prefers_other
     from tlkit.training.criterion import criterion_for
@@ -156,8 +158,8 @@ def choose_shipped(head: Measured, tuned: Measured, class_weight: str | None) ->
     images = head.data.validation
     if images is None or tuned.data.validation is None:
         return Shipped(False, "there are no validation images to compare it with the head alone")
-    one = evaluate_candidate(head.served, images, class_weight)
-    two = evaluate_candidate(tuned.served, tuned.data.validation, class_weight)
+    one = evaluate_candidate(head.served, images, weighting)
+    two = evaluate_candidate(tuned.served, tuned.data.validation, weighting)
     gain, error = two.gain_over(one)
     is_unchanged = not tuned.training.stages[-1].kept_fraction
     is_head = prefers_other(gain, error, is_unchanged=is_unchanged)
@@ -168,7 +170,7 @@ def choose_shipped(head: Measured, tuned: Measured, class_weight: str | None) ->
         )
     if is_head and is_unchanged:
         what = f"fine-tuning has kept the initial weights; {what}"
-    name = criterion_for(images, class_weight).name
+    name = criterion_for(images, weighting).name
     figures = (
         f"{name} {percent(one.score.value)} of the head alone, {percent(two.score.value)} "
         f"fine-tuned, on {one.score.num_images:,} validation images"
@@ -177,11 +179,12 @@ def choose_shipped(head: Measured, tuned: Measured, class_weight: str | None) ->
 
 
 def compare_with_head(
-    head: Measured, tuned: Measured, class_weight: str | None
+    head: Measured, tuned: Measured, weighting: ClassWeighting
 ) -> "ComparisonReport | None":
     """Compares the head alone with a fine-tuned model on the same images, by McNemar's test.
 
-    With `class_weight`, they are compared by balanced accuracy, as they were trained.
+    If all classes have the same weight, they are compared by balanced accuracy, as they were
+    trained; otherwise by the plain accuracy.
 
     Returns:
         The comparison, the head alone first, on test images, or on validation images without a
@@ -192,7 +195,8 @@ def compare_with_head(
     for name, split in (("test", head.data.test), ("validation", head.data.validation)):
         one, two = head.evaluations[name], tuned.evaluations[name]
         if split is not None and one is not None and two is not None:
-            labels = None if class_weight is None else split.labels
+            is_balanced = weighting.is_balanced and split.labels.ndim == 1
+            labels = split.labels if is_balanced else None
             return compare_outcomes(one.is_right, two.is_right, labels)
     return None
 

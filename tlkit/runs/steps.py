@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NUM_VIEWS = 4
 """Augmented versions of each training image on which the head alone is solved."""
 
-_OF_BOTH = ("epochs", "learning_rate", "augment", "class_weight", "seed")
+_OF_BOTH = ("epochs", "learning_rate", "augment", "seed")
 _OF_FINE_TUNING = ("unfreeze", "layer_decay", "views", "train", "adapters")
 
 
@@ -150,7 +150,7 @@ def train_model(
         updated = _update_head(model, data, config, statistics)
         return replace(updated, forgotten=report_forgetting(updated.model, old, before))
     if config.mode == "head":
-        arguments = config.given_values(*_OF_BOTH, "head")
+        arguments = config.training_values(data.class_names, *_OF_BOTH, "head")
         report = train_head(model, data, views=_num_views(config), **arguments)
         return Trained(model, report, report_forgetting(model, old, before))
     anchor = plan.anchor(model) if plan is not None else None
@@ -161,7 +161,7 @@ def train_model(
         anchor=anchor,
         kept_fraction=kept_fraction,
         callbacks=[EpochEnd(at_epoch_end)],
-        **config.given_values(*_OF_BOTH, *_OF_FINE_TUNING),
+        **config.training_values(data.class_names, *_OF_BOTH, *_OF_FINE_TUNING),
     )
     return Trained(model, report, report_forgetting(model, old, before, plan))
 
@@ -174,7 +174,8 @@ def check_fine_tuning_of(model: "keras.Model", data: ImageData, config: RunConfi
     """
     from tlkit.training.fine_tuning import check_fine_tuning
 
-    check_fine_tuning(model, data, **config.given_values(*_OF_BOTH, *_OF_FINE_TUNING))
+    arguments = config.training_values(data.class_names, *_OF_BOTH, *_OF_FINE_TUNING)
+    check_fine_tuning(model, data, **arguments)
 
 
 def _update_head(
@@ -191,7 +192,7 @@ def _update_head(
         statistics,
         data.train,
         names,
-        class_weight=config.class_weight,
+        class_weight=config.weighting_for(data.class_names),
         fits_temperature=len({*data.train.labels.tolist()}) == len(names),
     )
     before, after = (
@@ -378,7 +379,8 @@ def measure_learning_curve(
             data.train.num_images,
             why_not="the backbone of the earlier run may have been trained on these images",
         )
-    return learning_curve(model, data, class_weight=config.class_weight, seed=config.seed)
+    weighting = config.weighting_for(data.class_names).for_solving()
+    return learning_curve(model, data, class_weight=weighting, seed=config.seed)
 
 
 def augmentation_of(config: RunConfig) -> str:

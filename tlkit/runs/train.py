@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlkit.data.class_weighting import ClassWeightLike, weighting_of
 from tlkit.data.folders import load_listing
 from tlkit.data.folds import check_folds
 from tlkit.data.images import ImageData
@@ -147,7 +148,9 @@ def train_run(
     importance: str | None = None,
     old_photos: str | os.PathLike[str] | None = None,
     augment: str | None = None,
-    class_weight: str | None = None,
+    class_weight: ClassWeightLike = None,
+    sampling: str | None = None,
+    loss: str | None = None,
     tta: str = "none",
     minutes: float | None = None,
     folds: int | None = None,
@@ -234,7 +237,11 @@ def train_run(
             exist.
         augment: See `fine_tune`; with mode="head", the features of four augmented versions of each
             training image are stored.
-        class_weight: "balanced" or `None`.
+        class_weight: How classes count in training, and in the choices of penalties, of what is
+            kept and of the model that is exported: see `fine_tune`.
+        sampling: "shuffled" or "balanced", see `fine_tune`. A head that is solved uses balanced
+            weights in its place.
+        loss: "cross-entropy", "focal" or "focal:GAMMA", see `fine_tune`; not with mode="head".
         tta: Test-time views: "flip" for predictions that are the mean over an image and its mirror
             image, in the SavedModel and all figures, see `average_flips`; they take twice as long,
             and the gain on validation images is reported. `model.keras` holds the plain model.
@@ -286,6 +293,8 @@ def train_run(
         >>> run = tlkit.train_run("photos", out="run", backbone="resnet50")  # doctest: +SKIP
         >>> tlkit.predict(run.load_model(), "new.jpg", run.class_names)      # doctest: +SKIP
     """
+    weighting = weighting_of(class_weight, sampling=sampling, loss=loss)
+    class_text, sampling, loss = weighting.texts()
     # fmt: off
     config = RunConfig(
         photos=os.fspath(photos),
@@ -298,7 +307,7 @@ def train_run(
         image_size=image_size, inference_size=inference_size, resize=resize,
         mode=mode, head=head, unfreeze=unfreeze, train=train, adapters=adapters,
         epochs=epochs, learning_rate=learning_rate, layer_decay=layer_decay, views=views,
-        augment=augment, class_weight=class_weight, tta=tta,
+        augment=augment, tta=tta, class_weight=class_text, sampling=sampling, loss=loss,
         minutes=minutes, folds=folds, refit=refit, reject_unknown=reject_unknown,
         keep_statistics=keep_statistics, statistics_width=statistics_width,
         batch_size=batch_size, seed=seed, max_pixels=max_pixels, damaged=damaged,
@@ -704,11 +713,12 @@ def _choose_and_export(
     """
     shipped, against_head, chosen, refitted = None, None, trained, None
     if head is not None:
-        against_head = compare_with_head(head, trained, config.class_weight)
+        weighting = config.weighting_for(data.class_names)
+        against_head = compare_with_head(head, trained, weighting)
         if against_head is not None:
             context.log(f"head alone (first) and fine-tuned model (second): {against_head}", "")
         if context.parent is None:
-            shipped = choose_shipped(head, trained, config.class_weight)
+            shipped = choose_shipped(head, trained, weighting)
             context.log(f"exported is {shipped}")
             chosen = head if shipped.is_head else trained
     with context.clock.timed("learning curve"):
