@@ -171,6 +171,14 @@ class ClassWeighting:
             return replace(self, kind=NONE, weights=())
         return replace(self, weights=tuple(weights))
 
+    def with_names(self, class_names: Sequence[str]) -> "ClassWeighting":
+        """Returns the weighting with names in place of numbers."""
+        weights = [
+            (one if isinstance(one, str) else class_names[one], weight)
+            for one, weight in self.weights
+        ]
+        return replace(self, weights=tuple(weights))
+
     def in_loss(self) -> "ClassWeighting":
         """Returns the weights of the loss in training: the order of images may do the rest."""
         return replace(self, sampling=SHUFFLED)

@@ -477,10 +477,11 @@ class RunConfig:
         Raises:
             ArgumentError: `class_weight` names a class that is not one of them.
         """
-        return self._weighting.for_classes(class_names)
+        return self.weighting.for_classes(class_names)
 
     @property
-    def _weighting(self) -> ClassWeighting:
+    def weighting(self) -> ClassWeighting:
+        """How classes count, by name."""
         return weighting_of(self.class_weight, sampling=self.sampling, loss=self.loss)
 
     def training_values(self, class_names: Sequence[str], *names: str) -> dict[str, Any]:
@@ -514,7 +515,7 @@ class RunConfig:
         }
         self._set("photos", absolute(self.photos))
         check_choice("mode", self.mode, MODES)
-        class_weight, sampling, loss = self._weighting.texts()
+        class_weight, sampling, loss = self.weighting.texts()
         self._set("class_weight", class_weight)
         self._set("sampling", sampling)
         self._set("loss", loss)
@@ -700,7 +701,7 @@ class RunConfig:
     def _check_values(self) -> None:
         """Checks each value by itself; this holds for given and resolved configs."""
         adapters_of(self.adapters)
-        _ = self._weighting
+        _ = self.weighting
         for name in _SIZES:
             if isinstance(value := getattr(self, name), str) and value != AUTO:
                 raise ArgumentError(

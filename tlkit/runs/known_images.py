@@ -1,6 +1,5 @@
 """The images that a run and the runs before it have used, and where they are."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -56,11 +55,8 @@ def weighting_of_run(run: Run, class_names: Sequence[str]) -> ClassWeighting:
     for ancestor in ancestors(run):
         if isinstance(config := ancestor.run_record.config, RunConfig):
             weighting = config.weighting_for(ancestor.class_names).for_solving()
-            named = [(ancestor.class_names[int(one)], weight) for one, weight in weighting.weights]
-            if not named:
-                return weighting
-            weighting = dataclasses.replace(weighting, weights=tuple(named))
-            return weighting.for_classes(class_names, only_known=True)
+            named = weighting.with_names(ancestor.class_names)
+            return named.for_classes(class_names, only_known=True)
     return ClassWeighting()
 
 

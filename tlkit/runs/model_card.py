@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.continual.growth_report import EXACT
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.data.settings import CROP, PAD, RESIZES, STRETCH
 from tlkit.displays.activity import duration
 from tlkit.evaluation.intervals import wilson_interval
 from tlkit.runs.any_config import Config
+from tlkit.runs.config import RunConfig
 from tlkit.runs.directory import STATISTICS_FILE
 from tlkit.runs.hub_header import MAX_IN_NAME, hub_header, last_part
 from tlkit.runs.record import RunRecord
@@ -310,6 +312,9 @@ def _training(
     listed = ", ".join(f"`{name}={value!r}`" for name, value in arguments.items())
     yield ""
     yield f"Arguments: {listed}."
+    if isinstance(record.config, RunConfig) and record.config.weighting != ClassWeighting():
+        yield ""
+        yield f"How classes count in training: {escaped(str(record.config.weighting))}."
     for name, choice in record.choices.items():
         yield ""
         title = name.capitalize().replace("_", " ")

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tlkit.data.augmentation import augmentation_of
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.data.images import ImageData
 from tlkit.data.settings import RESIZES, RGB, STRETCH
 from tlkit.export.formats import EXPORT_FORMATS
+from tlkit.runs.any_config import Config
 from tlkit.runs.config import RunConfig
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import (
@@ -234,6 +236,7 @@ def write_page(
         **({} if data.resize == STRETCH else {"resize": f"{data.resize}: {RESIZES[data.resize]}"}),
         **({} if data.channels == RGB else {"channels": str(data.channels)}),
         "seed": str(data.seed),
+        **_how_classes_count(config),
         **({} if results.views is None else {"test-time views": str(results.views)}),
         **record.versions,
     }
@@ -263,6 +266,12 @@ def write_page(
         summary=summary_of(record, context.out),
     )
     write_report(context.out / "report.html", page)
+
+
+def _how_classes_count(config: Config) -> dict[str, str]:
+    if not isinstance(config, RunConfig) or config.weighting == ClassWeighting():
+        return {}
+    return {"how classes count": str(config.weighting)}
 
 
 def write_card(

@@ -17,7 +17,7 @@ from tlkit.data.folders import load_listing
 from tlkit.data.folds import check_folds
 from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.listing import Listing
+from tlkit.data.listing import Listing, classes_of
 from tlkit.data.manifests import list_images
 from tlkit.data.missing_files import missing_files_named
 from tlkit.data.settings import KEEP, RGB, STRETCH, check_settings
@@ -374,6 +374,8 @@ def make_run(
         parent = load_run(config.path_as_given("from_run"), "from_run")
     with phase("listing files"):
         listing = list_images(photos, argument="photos")
+    classes = parent.class_names if parent is not None else classes_of(listing)
+    config.weighting_for(classes)  # raises before any image is read
     if out is None:
         log(location_message(directory))
     with phases(phases_of(config)):

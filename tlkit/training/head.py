@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tlkit.data.augmentation import AugmentLike, augmentation_of, check_by_image
 from tlkit.data.augmentation_checks import check_augmentation
-from tlkit.data.class_weighting import ClassWeighting, ClassWeightLike, weighting_of
+from tlkit.data.class_weighting import BALANCED, ClassWeighting, ClassWeightLike, weighting_of
 from tlkit.data.images import ImageData
 from tlkit.distribution.lost_workers import lost_worker_named
 from tlkit.distribution.shards import ONLY_SHARD, ShardedBatches
@@ -47,7 +47,7 @@ from tlkit.training.rates import NamedRate, warm_up_then_cosine
 from tlkit.training.recipe import description_of
 from tlkit.training.reports import StageReport, TrainingReport
 from tlkit.training.solving import HeadTask, SolvedHead, solve, why_not_closed_form
-from tlkit.training.sources import Source, source_of
+from tlkit.training.sources import Source, note_on_classes, source_of
 from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
 from tlkit.training.views import ViewPolicy
@@ -223,6 +223,9 @@ def _train(
     if held_out and not is_new_head(model, training.solve_head):
         old = _evaluate_head(head, model, held_out, criterion)
     notes = _notes_on_features(train, source, cache, num_workers=part.workers.num_workers)
+    notes += note_on_classes(training.weighting, source)
+    if training.weighting.sampling == BALANCED:
+        notes.append("the head is solved with balanced weights, in place of balanced sampling")
     if has_flags:
         notes.append(
             "only the head was trained, regardless of the `trainable` flags that were set "

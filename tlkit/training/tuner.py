@@ -66,7 +66,7 @@ from tlkit.training.resume import (
     values_of,
 )
 from tlkit.training.saved_state import TrainingState
-from tlkit.training.sources import batches_of
+from tlkit.training.sources import batches_of, note_on_classes
 from tlkit.training.stages import PlannedStage
 from tlkit.training.weight_change import (
     WatchedWeights,
@@ -342,6 +342,7 @@ class Tuner:
         notes_of_head = {note for report in state.reports for note in report.notes}
         notes = [note for note in self._tuning.notes if number == 0 and note not in notes_of_head]
         notes.append(decision.note)
+        notes += note_on_classes(recipe.weighting, self._source)
         if stage.adapters is not None:
             size = None if self._checkpoint is None else self._checkpoint.num_bytes
             notes += stage.adapters.notes(fitted.state_bytes, size)
