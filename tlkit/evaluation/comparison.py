@@ -17,7 +17,8 @@ from tlkit.evaluation.intervals import (
     paired_difference_interval,
 )
 from tlkit.evaluation.names import num_classes_of
-from tlkit.evaluation.outputs import THRESHOLD, collect_outputs, probabilities_from
+from tlkit.evaluation.outputs import collect_outputs, probabilities_from
+from tlkit.evaluation.thresholds import THRESHOLD
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsParagraphs

@@ -14,10 +14,10 @@ from tlkit.distribution.workers import Workers, check_can_be_sharded
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.data_checks import check_images
 from tlkit.evaluation.forward import forward_of
+from tlkit.evaluation.thresholds import THRESHOLD
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.utils.progress import bar
 
-THRESHOLD = 0.5
 """Probability from which a multi-label head assigns a label."""
 
 

@@ -34,6 +34,7 @@ from tlkit.errors import (
     check_seed,
     check_side,
 )
+from tlkit.evaluation.thresholds import check_threshold
 from tlkit.models.backbone_files import with_absolute_path
 from tlkit.models.backbone_spec import preprocessing_of
 from tlkit.models.catalogue import find_backbone
@@ -66,6 +67,8 @@ _LEFT_OUT = {
     "preprocessing": None,
     "train": None,
     "adapters": None,
+    "multi_label": False,
+    "threshold": None,
     "sampling": None,
     "loss": None,
     "damaged": KEEP,
@@ -101,10 +104,11 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "minutes": check_positive,
     "layer_decay": check_positive_fraction,
     "anchor": check_not_negative,
+    "threshold": lambda _, value: check_threshold(value, None),
     "seed": lambda _, value: check_seed(value),
     "channels": lambda _, value: check_channels_of_files(value),
 }
-_MAY_BE_AUTO = ("anchor", *_SIZES)
+_MAY_BE_AUTO = ("anchor", "threshold", *_SIZES)
 CHOICES: Mapping[str, Collection[str]] = {
     "mode": MODES,
     "damaged": DAMAGED,
@@ -198,6 +202,14 @@ class RunConfig:
             metavar="PHOTOS",
             is_path=True,
         )
+    )
+    multi_label: bool = field(
+        default=False,
+        metadata=option(
+            "An image may have several labels: a column of labels such as sea|sun, or one column "
+            "of 0 and 1 for each.",
+            IMAGES,
+        ),
     )
     from_run: str | None = field(
         default=None,
@@ -350,6 +362,15 @@ class RunConfig:
             "Loss of fine-tuning: cross-entropy, or focal, in which correct images count less.",
             TRAINING,
             "cross-entropy|focal[:GAMMA]",
+        ),
+    )
+    threshold: float | str | None = field(
+        default=None,
+        metadata=option(
+            "With --multi-label: the probability from which a label is assigned; auto, the "
+            "default, chooses one for each label on validation images.",
+            MODEL,
+            "X|auto",
         ),
     )
     tta: str = field(
@@ -663,6 +684,7 @@ class RunConfig:
             "image_size": None,
             "resize": None,
             "channels": None,
+            "multi_label": False,
         }
         for name, default in decided.items():
             if getattr(self, name) != default:
@@ -716,7 +738,7 @@ class RunConfig:
         for name, allowed in CHOICES.items():
             if (value := getattr(self, name)) is not None:
                 check_choice(name, value, allowed)
-        for name in ("reject_unknown", "refit", "keep_statistics"):
+        for name in ("multi_label", "reject_unknown", "refit", "keep_statistics"):
             may_be_none = name == "keep_statistics"
             if not isinstance(value := getattr(self, name), bool) and not (
                 may_be_none and value is None

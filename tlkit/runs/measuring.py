@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from tlkit.data.class_weighting import ClassWeighting
 from tlkit.data.images import ImageData
+from tlkit.evaluation.thresholds import THRESHOLD, LabelThresholds
 from tlkit.runs.choices import initial_image_size
 from tlkit.runs.config import RunConfig
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import Run
 from tlkit.runs.outputs import evaluate_splits, export_into
 from tlkit.runs.results import CalibrationDecision, RunResults, Shipped, TestTimeViews
+from tlkit.runs.several_labels import choose_run_thresholds
 from tlkit.runs.steps import (
     Trained,
     calibrate_on_validation,
@@ -45,6 +47,8 @@ class Measured:
             images.
         statistics: The statistics that its head was solved from; `None` if it was trained
             otherwise.
+        thresholds: The probability from which each label is assigned; `None` with one class per
+            image.
     """
 
     model: "keras.Model"
@@ -55,6 +59,7 @@ class Measured:
     views: TestTimeViews | None
     evaluations: "Mapping[str, EvaluationReport | None]"
     statistics: "HeadStatistics | None" = None
+    thresholds: LabelThresholds | None = None
 
 
 def measure(trained: Trained, data: ImageData, config: RunConfig, log: RunLog) -> Measured:
@@ -72,7 +77,11 @@ def measure(trained: Trained, data: ImageData, config: RunConfig, log: RunLog) -
     served, views = with_test_time_views(model, data, config)
     if views is not None:
         log(str(views), "")
-    evaluations = evaluate_splits(served, data)
+    thresholds = choose_run_thresholds(served, data, config)
+    if thresholds is not None:
+        log(str(thresholds), "")
+    threshold = THRESHOLD if thresholds is None else thresholds.values
+    evaluations = evaluate_splits(served, data, threshold)
     return Measured(
         model,
         data,
@@ -82,6 +91,7 @@ def measure(trained: Trained, data: ImageData, config: RunConfig, log: RunLog) -
         views,
         evaluations,
         calibration.put_into(trained.statistics),
+        thresholds,
     )
 
 
@@ -129,6 +139,7 @@ def export_measured(
         config.max_pixels,
         rejection=rejection,
         served=measured.served,
+        thresholds=measured.thresholds,
         before_replacing=before_replacing,
     )
     return RunResults(
@@ -137,6 +148,7 @@ def export_measured(
         calibration=measured.calibration,
         views=measured.views,
         rejection=rejection,
+        thresholds=measured.thresholds,
     )
 
 
@@ -223,6 +235,7 @@ def build_model(config: RunConfig, parent: Run | None, data: ImageData) -> "kera
             channels=data.channels,
             weights=config.weights,
             seed=config.seed,
+            multi_label=data.is_multi_label,
         )
     else:
         raise RuntimeError("a config names neither a run nor a backbone")

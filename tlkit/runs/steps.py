@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlkit.data.images import ImageData
+from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, DataError
 from tlkit.models.test_time_views import NONE
 from tlkit.runs.choices import anchor_choice
@@ -244,8 +244,7 @@ def calibrate_on_validation(
     from tlkit.evaluation.reliability import MIN_IMAGES
 
     num_images = 0 if data.validation is None else data.validation.num_images
-    present = set() if data.validation is None else {*data.validation.labels.tolist()}
-    if is_exact and len(present) < data.num_classes:
+    if is_exact and not _has_all_classes(data.validation, data.num_classes):
         return CalibrationDecision(
             None,
             "the temperature is that of the statistics, fitted out of fold, as there are no "
@@ -263,6 +262,10 @@ def calibrate_on_validation(
             "probabilities are not calibrated: the model does not end in one plain Dense layer",
         )
     return CalibrationDecision(calibrate(model, data.validation))
+
+
+def _has_all_classes(images: ImageSplit | None, num_classes: int) -> bool:
+    return images is not None and len({*images.labels.tolist()}) == num_classes
 
 
 def with_test_time_views(

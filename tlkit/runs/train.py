@@ -87,6 +87,7 @@ from tlkit.runs.phases import (
 from tlkit.runs.record import RunRecord, record_of
 from tlkit.runs.refit import refit
 from tlkit.runs.results import RunResults
+from tlkit.runs.several_labels import check_labels, has_several_labels
 from tlkit.runs.steps import (
     Trained,
     at_inference_size,
@@ -124,6 +125,7 @@ def train_run(
     photos: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
+    multi_label: bool = False,
     from_run: str | os.PathLike[str] | None = None,
     backbone: str | os.PathLike[str] | None = None,
     preprocessing: str | None = None,
@@ -151,6 +153,7 @@ def train_run(
     class_weight: ClassWeightLike = None,
     sampling: str | None = None,
     loss: str | None = None,
+    threshold: float | str | None = None,
     tta: str = "none",
     minutes: float | None = None,
     folds: int | None = None,
@@ -187,6 +190,9 @@ def train_run(
         photos: A folder as for `load_folder`, or a CSV file as for `load_manifest`.
         out: The run directory; by default `runs/NAME-N` for images called NAME: an unfinished
             run with the same arguments, else a new one with the next number.
+        multi_label: Whether an image may have several labels, for a CSV file: with a column of
+            labels such as `sea|sun`, `|` for none of them, or with one column of 0 and 1 for each
+            label, see `load_manifest`. With `from_run`, the earlier run decides it.
         from_run: A finished run whose model is trained further, on new images of the same classes:
             of all of them, unless mode="head" adds the images to the statistics of that run.
         backbone: A name of `list_backbones()`, or the path of a `.keras` file with a model of your
@@ -242,6 +248,10 @@ def train_run(
         sampling: "shuffled" or "balanced", see `fine_tune`. A head that is solved uses balanced
             weights in its place.
         loss: "cross-entropy", "focal" or "focal:GAMMA", see `fine_tune`; not with mode="head".
+        threshold: With several labels: the probability from which each is assigned; by default
+            ("auto") the one with the highest F1 on the calibrated probabilities of validation
+            images, see `tlkit.evaluation.thresholds.choose_thresholds`. The run's thresholds are
+            part of its exports, and used by whatever predicts with it.
         tta: Test-time views: "flip" for predictions that are the mean over an image and its mirror
             image, in the SavedModel and all figures, see `average_flips`; they take twice as long,
             and the gain on validation images is reported. `model.keras` holds the plain model.
@@ -297,7 +307,7 @@ def train_run(
     class_text, sampling, loss = weighting.texts()
     # fmt: off
     config = RunConfig(
-        photos=os.fspath(photos),
+        photos=os.fspath(photos), multi_label=multi_label, threshold=threshold,
         from_run=None if from_run is None else os.fspath(from_run),
         old_photos=None if old_photos is None else os.fspath(old_photos),
         anchor=anchor, importance=importance,
@@ -372,8 +382,9 @@ def make_run(
     parent = None
     if config.from_run is not None:
         parent = load_run(config.path_as_given("from_run"), "from_run")
+    is_multi_label = has_several_labels(config, parent)
     with phase("listing files"):
-        listing = list_images(photos, argument="photos")
+        listing = list_images(photos, argument="photos", multi_label=is_multi_label)
     classes = parent.class_names if parent is not None else classes_of(listing)
     config.weighting_for(classes)  # raises before any image is read
     if out is None:
@@ -423,6 +434,7 @@ def _make(config: RunConfig, listing: Listing, context: RunContext) -> Run:
         with context.clock.timed("old images"):
             old = load_old_task(config, context, data)
     context.log(str(data.report), data.report.headlines)
+    check_labels(data, config)
     record = record_of(config, data)
     if team.is_chief:
         check_same_images(context.out, record)
@@ -674,7 +686,7 @@ def _write_provisional(
     context: RunContext,
 ) -> RunRecord:
     """Writes a model as a result that can be used so far; returns the record that says so."""
-    final = dataclasses.replace(record, provisional="", image_size=measured.data.image_size)
+    final = _with_result(record, measured)
     results = export_measured(
         measured, config, context, before_replacing=lambda: context.save_record(final)
     )
@@ -685,6 +697,16 @@ def _write_provisional(
     accuracy = "" if validation is None else f" (validation {validation.summary})"
     context.log(f"{context.out} holds {name}, which can be used now{accuracy}")
     return record
+
+
+def _with_result(record: RunRecord, measured: Measured) -> RunRecord:
+    """Returns the record of a run that exports a model."""
+    return dataclasses.replace(
+        record,
+        provisional="",
+        image_size=measured.data.image_size,
+        thresholds=measured.thresholds,
+    )
 
 
 def _choose_and_export(
@@ -744,7 +766,7 @@ def _choose_and_export(
         context.log(str(refitted))
     augmentation = augmentation_of(config)
     images = sample_training_images(data, augmentation)
-    final = dataclasses.replace(record, provisional="", image_size=chosen.data.image_size)
+    final = _with_result(record, chosen)
     with context.clock.timed("export"):
         results = export_measured(
             chosen, config, context, before_replacing=lambda: context.save_record(final)
