@@ -54,14 +54,12 @@ def image_batches(
             image = view(image, image_seed)
         return image, tf.gather(labels, row)
 
-    def order_of(epoch: tf.Tensor) -> tf.Tensor:
-        if draws is not None:
-            positions, copies = draws.epoch(seed, epoch)
-            return tf.gather(rows, positions) + copies * source.num_images
-        return shuffled(rows, seed, epoch) if shuffle else rows
-
     batch_rows = _batch_rows_function(
-        order_of, num_rows, batch_size=batch_size, first_batch=first_batch, shard=shard
+        _order_function(rows, seed, shuffle, draws, source.num_images),
+        num_rows,
+        batch_size=batch_size,
+        first_batch=first_batch,
+        shard=shard,
     )
 
     without_autograph = tf.autograph.experimental.do_not_convert
@@ -76,24 +74,10 @@ def image_batches(
     def one_by_one(number: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.reshape(batch_rows(number, epoch), [-1])
         return tf.data.Dataset.from_tensor_slices(order).map(
-            without_autograph(lambda row: view_of(row, epoch))
+            without_autograph(lambda row: _row_and_epoch(row, epoch, source.num_images))
         )
 
-    def view_of(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        if draws is None:
-            return row, epoch
-        copy, row = row // source.num_images, tf.where(row < 0, row, row % source.num_images)
-        return row, epoch + tf.maximum(copy, 0) * _EPOCHS_PER_COPY
-
-    def load_or_fill(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        pixel_type = tf.float32 if view else tf.uint8
-        filler = (
-            tf.zeros(source.image_shape, pixel_type),
-            tf.zeros(labels.shape[1:], labels.dtype),
-        )
-        is_row = row != NO_ROW
-        image, label = tf.cond(is_row, lambda: load(row, epoch), lambda: filler)
-        return image, label, is_row
+    load_or_fill = _padded(load, source.image_shape, labels, tf.float32 if view else tf.uint8)
 
     # Images are cast to float after batching: a quarter of the bytes are copied into the batch.
     def drop_filler(
@@ -167,6 +151,53 @@ def batch_reader(source: ImageSource) -> Callable[[np.ndarray], tuple[np.ndarray
 def shuffled(rows: tf.Tensor, seed: tf.Tensor | int, epoch: tf.Tensor | int) -> tf.Tensor:
     """Returns the rows in the order of an epoch, which depends only on the seed and its number."""
     return tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
+
+
+def _padded(
+    load: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    image_shape: tuple[int, int, int],
+    labels: tf.Tensor,
+    pixel_type: tf.DType,
+) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+    """Returns `load` with whether there is an image, and zeros in the place of `NO_ROW`."""
+
+    def load_or_fill(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        filler = (tf.zeros(image_shape, pixel_type), tf.zeros(labels.shape[1:], labels.dtype))
+        is_row = row != NO_ROW
+        image, label = tf.cond(is_row, lambda: load(row, epoch), lambda: filler)
+        return image, label, is_row
+
+    return load_or_fill
+
+
+def _order_function(
+    rows: tf.Tensor,
+    seed: tf.Tensor,
+    shuffle: bool,
+    draws: BalancedDraws | None,
+    num_images: int,
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from an epoch to the rows in its order.
+
+    To the rows of a copy of an image, which `draws` may have several of, the number of the copy
+    times `num_images` is added.
+    """
+
+    def order_of(epoch: tf.Tensor) -> tf.Tensor:
+        if draws is not None:
+            positions, copies = draws.epoch(seed, epoch)
+            return tf.gather(rows, positions) + copies * num_images
+        return shuffled(rows, seed, epoch) if shuffle else rows
+
+    return order_of
+
+
+def _row_and_epoch(
+    row: tf.Tensor, epoch: tf.Tensor, num_images: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the row of an image, and the epoch whose random numbers its copy gets."""
+    copy, own = row // num_images, tf.where(row == NO_ROW, row, row % num_images)
+    return own, epoch + tf.maximum(copy, 0) * _EPOCHS_PER_COPY
 
 
 def _batch_rows_function(

@@ -68,7 +68,7 @@ class LabelScores(Record):
         lines = []
         if self.mean_average_precision is not None:
             lines.append(
-                f"mAP {percent(self.mean_average_precision)}"
+                f"mean average precision (mAP) {percent(self.mean_average_precision)}"
                 f"{_in_brackets(self.mean_average_precision_interval)}"
             )
         lines.append(f"F1 micro {percent(self.f1_micro)}{_in_brackets(self.f1_micro_interval)}")

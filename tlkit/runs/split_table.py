@@ -50,7 +50,7 @@ def _name_of(label: np.ndarray, class_names: Sequence[str]) -> str:
     """Returns the name of a class, or of all labels of an image as a manifest lists them."""
     if label.ndim == 0:
         return class_names[int(label)]
-    return SEPARATOR.join(class_names[number] for number in np.flatnonzero(label))
+    return SEPARATOR.join(class_names[int(one)] for one in np.flatnonzero(label))
 
 
 def split_table(rows: Iterable[SplitRow]) -> str:
