@@ -36,6 +36,7 @@ _MODULES = {
     "tlkit.distribution.strategies": ("distribution_strategy",),
     "tlkit.training.head": ("train_head",),
     "tlkit.training.fine_tuning": ("fine_tune",),
+    "tlkit.data.class_weighting": ("ClassWeighting",),
     "tlkit.training.lora": ("Lora",),
     "tlkit.training.stages": (
         "Stage",
@@ -130,6 +131,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 _WITHOUT_KERAS = (
     "tlkit.errors",
+    "tlkit.data.class_weighting",
     "tlkit.models.catalogue",
     "tlkit.runs.train",
     "tlkit.runs.from_settings",
@@ -250,6 +252,7 @@ if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the t
     from tlkit.runs.predicting import predict_files as predict_files, predict_run as predict_run
     from tlkit.training.fine_tuning import fine_tune as fine_tune
     from tlkit.training.head import train_head as train_head
+    from tlkit.data.class_weighting import ClassWeighting as ClassWeighting
     from tlkit.training.lora import Lora as Lora
     from tlkit.training.stages import Stage as Stage, gradual_plan as gradual_plan
     from tlkit.training.store import FeatureStore as FeatureStore

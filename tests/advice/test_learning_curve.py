@@ -14,6 +14,7 @@ from tlkit.advice.learning_curve import (
     errors_of,
 )
 from tlkit.advice.subset_heads import SubsetAccuracies
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.errors import ArgumentError
 from tlkit.training.labelled import LabelledFeatures
 
@@ -88,7 +89,7 @@ def test_several_labels_and_balanced_classes():
     several = LabelledFeatures(rows.features, np.eye(3, dtype=int)[rows.labels][:, :2])
     assert curve_of_features(several).measured[-1].accuracy > 0.7
     rare = rows[np.flatnonzero((rows.labels != 2) | (np.arange(300) % 9 == 2))]
-    report = curve_of_features(rare, class_weight="balanced")
+    report = curve_of_features(rare, weighting=ClassWeighting("balanced"))
     assert report.metric == "balanced accuracy"
     assert report.measured[-1].accuracy < curve_of_features(rare).measured[-1].accuracy
 
@@ -108,8 +109,8 @@ def test_groups_count_as_one_in_the_standard_error():
     found = SubsetAccuracies(np.array([10.0]), np.arange(200), 1.0 - wrong)
     labels, features = np.zeros(200, int), np.zeros((200, 1))
     groups = np.repeat(np.arange(40), 5)
-    _, alone = errors_of(found, LabelledFeatures(features, labels), None)
-    _, together = errors_of(found, LabelledFeatures(features, labels, groups), None)
+    _, alone = errors_of(found, LabelledFeatures(features, labels), ClassWeighting())
+    _, together = errors_of(found, LabelledFeatures(features, labels, groups), ClassWeighting())
     assert together[0, 0] / alone[0, 0] == pytest.approx(5, rel=0.05)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tlkit.advice.probe import probe
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.errors import DataError
 from tlkit.training.labelled import LabelledFeatures
 
@@ -34,7 +35,7 @@ def test_balanced_class_weights_raise_the_recall_of_a_rare_class():
     labels = np.repeat([3, 5], [360, 40])
     features = noise(400) + 1.5 * (labels == 5)[:, np.newaxis] * (np.arange(20) == 0)
     rows = LabelledFeatures(features, labels)
-    plain, balanced = (probe(rows, class_weight=one) for one in (None, "balanced"))
+    plain, balanced = (probe(rows, weighting=ClassWeighting(one)) for one in ("none", "balanced"))
     recalls = [balanced.is_correct[labels == name].mean() for name in (3, 5)]
     assert balanced.accuracy == pytest.approx(np.mean(recalls))
     low, high = balanced.interval

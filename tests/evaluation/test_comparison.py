@@ -184,7 +184,7 @@ def test_incomparable_models_raise():
         compare_outcomes(np.zeros(3), np.zeros(4))
     with pytest.raises(ArgumentError, match=r"`labels` must be 3 whole numbers.* float64 .*\(3,\)"):
         compare_outcomes(np.zeros(3), np.ones(3), np.zeros(3))
-    with pytest.raises(ArgumentError, match=r"`class_weight` must be one of 'balanced'"):
+    with pytest.raises(ArgumentError, match=r"`class_weight` must be 'balanced', 'effective'"):
         compare_models(*[random_model(0, 2)] * 2, batches(labels), class_weight="balance")
     several = [random_model(0, 2, "sigmoid")] * 2
     with pytest.raises(ArgumentError, match=r"`class_weight` must be None for multi-label"):

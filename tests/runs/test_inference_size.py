@@ -111,7 +111,7 @@ def test_a_run_that_chooses_its_size_tries_larger_images_in_use(photos, tmp_path
     seen = []
 
     def choose(model, data, *, class_weight):
-        seen.append((model.input_shape[1:3], data.image_size, class_weight))
+        seen.append((model.input_shape[1:3], data.image_size, class_weight.kind))
         return inference_size.InferenceSize(40, "measured")
 
     monkeypatch.setattr(inference_size, "choose_inference_size", choose)

@@ -9,6 +9,7 @@ import pytest
 
 import tlkit
 from tests.conftest import write_photos
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.errors import RunError
 from tlkit.evaluation.prediction_stream import predict_exported
 from tlkit.runs import measuring
@@ -62,13 +63,13 @@ def test_the_head_is_exported_if_it_is_better_beyond_a_standard_error(
         Measured(None, data, served, training, CalibrationDecision(None), None, {})
         for served in (head, tuned)
     ]
-    shipped = choose_shipped(*models, None)
+    shipped = choose_shipped(*models, ClassWeighting())
     assert shipped.is_head is expected.is_head
     assert expected.reason in shipped.reason
     assert "accuracy 50.0 % of the head alone, 75.0 % fine-tuned, on 3 " in shipped.reason
     without = dataclasses.replace(data, validation=None)
     models = [dataclasses.replace(one, data=without) for one in models]
-    assert not choose_shipped(*models, None).is_head
+    assert not choose_shipped(*models, ClassWeighting()).is_head
 
 
 @pytest.mark.slow
@@ -85,7 +86,7 @@ def test_the_comparison_is_that_of_both_models_on_test_images(tmp_path):
         )
         head, other = (solve_head(model, data, config, NO_LOG) for model in (one, two))
         expected = tlkit.compare_models(one, two, data.test, class_weight=class_weight)
-        assert compare_with_head(head, other, class_weight) == expected
+        assert compare_with_head(head, other, config.weighting_for(data.class_names)) == expected
     nothing = dataclasses.replace(head, evaluations={"validation": None, "test": None})
     assert compare_with_head(nothing, other, None) is None
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import tlkit
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.training.best import KeepBest, is_better
 from tlkit.training.criterion import Criterion, Score, score_of, score_on
 
@@ -39,6 +40,9 @@ def always_common(model):
     return model
 
 
+BALANCED = ClassWeighting("balanced")
+
+
 def with_weights(split, weights):
     """Returns batches of the images with sample weights."""
     images = np.concatenate([x for x, _ in split.dataset()])
@@ -54,14 +58,14 @@ def test_class_weights_and_sample_weights_give_the_weighted_accuracy():
     own = np.array([1.0, 1.0, 1.0, 3.0])
     plain = score_of(model, outputs, labels, None, Criterion())
     assert (plain.value, plain.accuracy, plain.num_images) == (0.5, 0.5, 4)
-    balanced = score_of(model, outputs, labels, None, Criterion("balanced"))
+    balanced = score_of(model, outputs, labels, None, Criterion(BALANCED))
     assert balanced.value == pytest.approx((2 / 3 + 0) / 2)
     losses = -np.log([1 / (1 + np.exp(-2))] * 2 + [1 / (1 + np.exp(1)), 1 / (1 + np.exp(2))])
     assert balanced.loss == pytest.approx((losses[:3].mean() + losses[3]) / 2)
-    weighted = score_of(model, outputs, labels, own, Criterion(None, has_weights=True))
+    weighted = score_of(model, outputs, labels, own, Criterion(has_weights=True))
     assert weighted.value == pytest.approx(2 / 6)
     assert weighted.loss == pytest.approx(losses @ own / 6)
-    both = score_of(model, outputs, labels, own, Criterion("balanced", has_weights=True))
+    both = score_of(model, outputs, labels, own, Criterion(BALANCED, has_weights=True))
     assert both.value == pytest.approx(2 * (2 / 3) / (3 * (2 / 3) + 2 * 3))
     assert both.accuracy == 0.5
 
@@ -72,7 +76,7 @@ def test_a_multi_label_score_is_weighted_by_image():
     model = keras.Model(inputs, layers.Dense(2, "sigmoid")(pooled))
     outputs, labels = np.array([[0.9, 0.9], [0.9, 0.1]]), np.array([[1, 0], [1, 0]])
     weights = np.array([1.0, 3.0])
-    score = score_of(model, outputs, labels, weights, Criterion(None, has_weights=True))
+    score = score_of(model, outputs, labels, weights, Criterion(has_weights=True))
     assert score.value == pytest.approx((0.5 + 3 * 1) / 4)
     assert score.accuracy == 0.75
 
@@ -80,7 +84,7 @@ def test_a_multi_label_score_is_weighted_by_image():
 @pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -1.0], [1.0, np.nan]])
 def test_invalid_weights_are_refused(weights):
     with pytest.raises(tlkit.DataError, match="finite weights of at least 0"):
-        Criterion(None, has_weights=True).weights(np.array([0, 1]), np.array(weights), 2)
+        Criterion(has_weights=True).weights(np.array([0, 1]), np.array(weights), 2)
 
 
 def test_a_score_is_restored_from_its_record():
@@ -160,7 +164,7 @@ def test_weights_of_validation_images_decide():
     assert tuned.decided_by == "weighted accuracy"
     assert tuned.decision_after == 1.0
     assert all("val_weighted_cross_entropy" in epoch for epoch in tuned.stages[0].history)
-    assert score_on(model, images, None).value == 1.0
+    assert score_on(model, images, ClassWeighting()).value == 1.0
 
 
 def test_a_strength_is_chosen_by_the_requested_accuracy():

@@ -8,6 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.training import linear
 from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.linear import (
@@ -102,7 +103,11 @@ def test_balanced_weights_equal_repeating_the_rare_class():
     weights = len(labels) / (2 * counts[labels])
     validation = features[:300].copy(), labels[:300]
     balanced = solved(
-        features.copy(), labels, num_units=1, class_weight="balanced", validation=validation
+        features.copy(),
+        labels,
+        num_units=1,
+        weighting=ClassWeighting("balanced"),
+        validation=validation,
     )
     validation = features[:300].copy(), labels[:300]
     weighted = solved(features.copy(), labels, num_units=1, weights=weights, validation=validation)
@@ -279,7 +284,7 @@ def test_the_penalty_is_chosen_by_the_weighted_loss():
         features.astype("float32"),
         labels,
         num_units=1,
-        class_weight="balanced",
+        weighting=ClassWeighting("balanced"),
         validation=(held_out[0].astype("float32"), held_out[1]),
     )
     assert solution.strength == wanted

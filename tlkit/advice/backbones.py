@@ -25,6 +25,12 @@ from tlkit.advice.graph_costs import FLOAT_BYTES, group_costs, peak_activations
 from tlkit.advice.probe import NO_INTERVALS, ProbeScore, difference_error, probe
 from tlkit.advice.sampling import check_no_lone_class, sample_rows
 from tlkit.advice.timing import seconds_per_image
+from tlkit.data.class_weighting import (
+    ClassWeighting,
+    ClassWeightLike,
+    check_weighting,
+    weighting_of,
+)
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, WeightsError, check_seed
 from tlkit.evaluation.intervals import Interval
@@ -32,7 +38,6 @@ from tlkit.models.assembly import build_classifier
 from tlkit.models.catalogue import find_backbone
 from tlkit.models.flattening import below
 from tlkit.models.heads import feature_cut
-from tlkit.training.checks import check_class_weight
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.utils.formatting import MEGABYTE, interval, megabytes, percent
@@ -107,7 +112,8 @@ class BackboneComparison(ShownAsText):
         num_images: Number of different training images that were used.
         num_classes: Number of classes.
         notes: Further notes.
-        class_weight: "balanced" if `accuracy` is the balanced accuracy; `None` for the plain one.
+        class_weight: "balanced" or "weighted" if `accuracy` is the balanced or weighted accuracy;
+            `None` for the plain one.
         errors: Standard error of the difference in accuracy of each two scores, paired by image,
             in their order; empty in comparisons of earlier versions.
     """
@@ -122,7 +128,7 @@ class BackboneComparison(ShownAsText):
 
     @property
     def metric(self) -> str:
-        """The metric of the scores: "accuracy" or "balanced accuracy"."""
+        """The metric of the scores: "accuracy", "balanced accuracy" or "weighted accuracy"."""
         return "accuracy" if self.class_weight is None else f"{self.class_weight} accuracy"
 
     @property
@@ -220,7 +226,7 @@ def compare_backbones(
     max_milliseconds: float | None = None,
     max_megabytes: float | None = None,
     budget: float | None = None,
-    class_weight: str | None = None,
+    class_weight: ClassWeightLike = None,
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> BackboneComparison:
@@ -245,8 +251,8 @@ def compare_backbones(
         max_megabytes: Maximum size of the `.keras` file; larger backbones are left out.
         budget: Seconds for the forward passes of all backbones; if all images would take longer,
             all backbones use the same sample of them.
-        class_weight: "balanced" weights the classes equally in the heads and in the accuracy that
-            ranks them; not for multi-label data.
+        class_weight: How classes count in the heads and in the accuracy that ranks them, see
+            `tlkit.ClassWeighting`.
         seed: Seed of random weights, of the sample and of the folds.
         cache: Folder of the feature stores; tlkit's cache by default.
 
@@ -278,7 +284,9 @@ def compare_backbones(
     check_limits(max_milliseconds=max_milliseconds, max_megabytes=max_megabytes, budget=budget)
     sizes = _image_sizes(data, entries, image_size)
     check_seed(seed)
-    check_class_weight(class_weight, is_multi_label=data.is_multi_label)
+    weighting = check_weighting(
+        weighting_of(class_weight), data.class_names, is_multi_label=data.is_multi_label
+    )
     check_no_lone_class(data, "data", "leave the class out")
     built: list[_Built] = []
     left_out: dict[str, str] = {}
@@ -307,7 +315,7 @@ def compare_backbones(
                     built.pop(0),
                     data.train,
                     rows,
-                    class_weight=class_weight,
+                    weighting=weighting,
                     seed=seed,
                     cache=cache,
                 )
@@ -318,15 +326,15 @@ def compare_backbones(
     probes = [one for _, one in measured]
     if any(one.interval is None for one in probes):
         notes.append(NO_INTERVALS)
-    if class_weight is not None:
-        notes.append("balanced accuracy: each class has the same weight")
+    if not weighting.is_plain:
+        notes.append(f"{weighting.criterion}: {weighting}")
     return BackboneComparison(
         scores=_with_closeness([score for score, _ in measured]),
         left_out=left_out,
         num_images=num_images,
         num_classes=data.num_classes,
         notes=tuple(notes),
-        class_weight=class_weight,
+        class_weight=weighting.criterion.removesuffix("accuracy").strip() or None,
         errors=tuple(tuple(difference_error(one, other) for other in probes) for one in probes),
     )
 
@@ -420,7 +428,7 @@ def _score(
     train: ImageSplit,
     rows: np.ndarray,
     *,
-    class_weight: str | None,
+    weighting: ClassWeighting,
     seed: int,
     cache: str | os.PathLike[str] | None,
 ) -> tuple[BackboneScore, ProbeScore]:
@@ -428,7 +436,7 @@ def _score(
     split = dataclasses.replace(train.subset(rows), image_size=built.image_size)
     features = extract_features(built.part, split, exact=False, cache=cache)
     labelled = features.labelled()
-    measured = probe(labelled, class_weight=class_weight, seed=seed)
+    measured = probe(labelled, weighting=weighting, seed=seed)
     score = BackboneScore(
         name=built.candidate.name,
         weights=built.candidate.weights,

@@ -7,11 +7,13 @@ import keras
 
 from tlkit.advice.choosing import candidate_sizes
 from tlkit.advice.timing import seconds_per_image
+from tlkit.data.class_weighting import ClassWeighting, ClassWeightLike, weighting_of
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError
 from tlkit.evaluation.forward import forward_of
 from tlkit.models.input_size import at_image_size
 from tlkit.training.candidates import Candidate, evaluate_candidate
+from tlkit.training.checks import check_class_weight
 from tlkit.training.criterion import criterion_for
 from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
@@ -49,7 +51,7 @@ class InferenceSize(ShownAsText):
 
 
 def choose_inference_size(
-    model: keras.Model, data: ImageData, *, class_weight: str | None = None
+    model: keras.Model, data: ImageData, *, class_weight: ClassWeightLike = None
 ) -> InferenceSize:
     """Chooses the image size at which a trained model is used, by validation images.
 
@@ -62,7 +64,7 @@ def choose_inference_size(
     Args:
         model: The trained model, for square images; it is left unchanged.
         data: The images at the model's size; only validation images are used.
-        class_weight: "balanced" or `None`: how images count.
+        class_weight: How classes count, see `tlkit.ClassWeighting`.
 
     Example:
         >>> import numpy as np, tlkit
@@ -77,8 +79,9 @@ def choose_inference_size(
     images = data.validation
     if images is None:
         return InferenceSize(own, "there are no validation images to try a larger size on")
-    taken = _trial(model, images, class_weight)
-    name = criterion_for(images, class_weight).name
+    weighting = check_class_weight(weighting_of(class_weight), model, data)
+    taken = _trial(model, images, weighting)
+    name = criterion_for(images, weighting).name
     described = [_described(taken, name)]
     for pixels in larger:
         try:
@@ -87,7 +90,7 @@ def choose_inference_size(
             described.append(f"the model does not take {pixels} pixels")
             continue
         enlarged = dataclasses.replace(images, image_size=(pixels, pixels))
-        trial = _trial(resized, enlarged, class_weight)
+        trial = _trial(resized, enlarged, weighting)
         gain, error = trial.candidate.gain_over(taken.candidate)
         what = f"lower by {gain:.3f}" if gain > 0 else f"higher by {-gain:.3f}"
         described.append(
@@ -99,10 +102,10 @@ def choose_inference_size(
     return InferenceSize(taken.pixels, reason)
 
 
-def _trial(model: keras.Model, images: ImageSplit, class_weight: str | None) -> SizeTrial:
+def _trial(model: keras.Model, images: ImageSplit, weighting: ClassWeighting) -> SizeTrial:
     shape, dtype = model.input_shape[1:], model.inputs[0].dtype
     seconds = seconds_per_image(forward_of(model), shape, dtype, batch_size=images.batch_size)
-    candidate = evaluate_candidate(model, images, class_weight)
+    candidate = evaluate_candidate(model, images, weighting)
     return SizeTrial(images.image_size[0], 1000 * seconds, candidate)
 
 

@@ -9,17 +9,18 @@ import numpy as np
 from tlkit.advice.power_law import PowerLaw, fit_power_law
 from tlkit.advice.subset_heads import CurveTask, SubsetAccuracies, measure_subsets
 from tlkit.advice.subsets import nested_folds, nested_rows
+from tlkit.data.class_weighting import ClassWeighting, ClassWeightLike, weighting_of
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_seed
 from tlkit.evaluation.intervals import Interval
 from tlkit.models.flattening import below
-from tlkit.models.heads import feature_cut, head_kind
+from tlkit.models.heads import feature_cut
 from tlkit.training.checks import check_class_weight
 from tlkit.training.criterion import plain_labels
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.labelled import LabelledFeatures
-from tlkit.training.linear import MIN_VALIDATION, balanced_weights
+from tlkit.training.linear import MIN_VALIDATION
 from tlkit.training.sources import source_of
 from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText, html_paragraphs, html_table
@@ -79,7 +80,8 @@ class LearningCurveReport(ShownAsText):
         gain: Expected gain in accuracy with 2n instead of n images, 0...1; `None` if it was not
             measured.
         gain_interval: 80 % interval of the gain, `None` likewise.
-        metric: "accuracy" or "balanced accuracy"; of label decisions with several labels.
+        metric: "accuracy", "balanced accuracy" or "weighted accuracy"; of label decisions with
+            several labels.
         num_tested: Number of held-out images that the accuracies were measured on.
         tested_on: These images in words.
         why_not: Why nothing was measured; "" if it was.
@@ -151,7 +153,7 @@ def learning_curve(
     model: keras.Model,
     data: ImageData,
     *,
-    class_weight: str | None = None,
+    class_weight: ClassWeightLike = None,
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
 ) -> LearningCurveReport:
@@ -174,8 +176,8 @@ def learning_curve(
     Args:
         model: A classifier; only the layers below its head are used, and it is not changed.
         data: The result of `load_folder`, `load_arrays` or `load_tfds`.
-        class_weight: "balanced" weights the classes equally, also in the accuracy; not for
-            multi-label data.
+        class_weight: How classes count, also in the accuracy, see `tlkit.ClassWeighting`; with
+            several labels per image, all images count the same here, and a note says so.
         seed: Seed of folds and subsets.
         cache: Folder of the feature stores; tlkit's cache by default.
 
@@ -205,7 +207,7 @@ def learning_curve(
             f"Received: data of type {type(data).__name__}. Load the images first."
         )
     check_seed(seed)
-    check_class_weight(class_weight, is_multi_label=head_kind(model) == "multi_label")
+    weighting = check_class_weight(weighting_of(class_weight), model, data)
     source_of(model, data, None)  # checks that they fit
     part = FrozenPart(below(model, feature_cut(model)))
 
@@ -220,16 +222,14 @@ def learning_curve(
     held_out = None
     if data.validation is not None and data.validation.num_images >= MIN_VALIDATION:
         held_out = rows_of(data.validation, True)
-    return curve_of_features(
-        rows_of(data.train, False), held_out, class_weight=class_weight, seed=seed
-    )
+    return curve_of_features(rows_of(data.train, False), held_out, weighting=weighting, seed=seed)
 
 
 def curve_of_features(
     train: LabelledFeatures,
     held_out: LabelledFeatures | None = None,
     *,
-    class_weight: str | None = None,
+    weighting: ClassWeighting | None = None,
     seed: int = 0,
 ) -> LearningCurveReport:
     """Returns the learning curve of a head on features, see `learning_curve`.
@@ -237,7 +237,7 @@ def curve_of_features(
     Args:
         train: The training images, `MIN_PER_CLASS` or more of each class.
         held_out: Images to test on; `None` for cross-validation.
-        class_weight: "balanced" or `None`.
+        weighting: How classes count; `None` if all images count the same.
         seed: Seed of folds and subsets.
 
     Example:
@@ -249,9 +249,13 @@ def curve_of_features(
         >>> curve_of_features(LabelledFeatures(features, labels)).measured[0].accuracy
         1.0
     """
+    weighting = ClassWeighting() if weighting is None else weighting
     num_images = len(train)
     generator = np.random.default_rng(seed)
     notes = []
+    if train.labels.ndim == 2 and not weighting.is_plain:
+        weighting = ClassWeighting()
+        notes.append("measured without the class weights, which are those of each label")
     limit = MAX_CROSS_VALIDATED if held_out is None else MAX_IMAGES
     if num_images > limit:
         drawn = nested_rows(train, np.arange(num_images), np.arange(0), generator)
@@ -271,8 +275,8 @@ def curve_of_features(
         rows, tested_on = _joined(train, held_out[order]), "validation images"
     largest = min(len(fold.train) for folds in draws for fold in folds)
     numbers = np.array([fraction * largest for fraction in FRACTIONS])
-    found = measure_subsets(CurveTask(rows, draws, numbers, class_weight))
-    errors, covariance = errors_of(found, rows, class_weight)
+    found = measure_subsets(CurveTask(rows, draws, numbers, weighting))
+    errors, covariance = errors_of(found, rows, weighting)
     law = fit_power_law(found.sizes, errors, covariance)
     now = law.errors_at(num_images)
     gains, error = now - law.errors_at(2 * num_images), law.mean(now)
@@ -289,7 +293,7 @@ def curve_of_features(
         forecast=_forecast(law, found.sizes[0], num_images),
         gain=law.mean(gains),
         gain_interval=(max(low, 0.0), high),
-        metric="accuracy" if class_weight is None else "balanced accuracy",
+        metric=weighting.criterion,
         num_tested=len(found.test),
         tested_on=tested_on,
         notes=tuple(notes),
@@ -297,7 +301,7 @@ def curve_of_features(
 
 
 def errors_of(
-    found: SubsetAccuracies, rows: LabelledFeatures, class_weight: str | None
+    found: SubsetAccuracies, rows: LabelledFeatures, weighting: ClassWeighting
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the error with each number of images, `(k,)`, and their covariance, `(k, k)`.
 
@@ -307,11 +311,11 @@ def errors_of(
     Args:
         found: The accuracies of all test images.
         rows: The labels and groups of all rows.
-        class_weight: "balanced" for the mean over classes.
+        weighting: How classes count.
     """
     weights = np.ones(len(found.test))
-    if class_weight is not None:
-        weights = balanced_weights(rows.labels[found.test])
+    if not weighting.is_plain:
+        weights = weighting.decision_weights(rows.labels[found.test])
     weights = weights / weights.sum()
     of_draws = (1 - found.accuracies) @ weights
     errors = of_draws.mean(axis=0)

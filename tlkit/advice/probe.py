@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
-from tlkit.data.splits import class_weights
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.errors import DataError
 from tlkit.evaluation.intervals import (
     Interval,
@@ -46,16 +46,17 @@ class ProbeScore:
 
     Attributes:
         accuracy: Accuracy, 0...1, of predictions by heads fitted to the other folds; for
-            multi-label data of label decisions, with `class_weight` the balanced accuracy.
+            multi-label data of label decisions, with class weights the balanced or weighted one.
         interval: 95 % confidence interval of the accuracy, see `tlkit.evaluation.intervals`, `None`
             with fewer than 20 different images. It is slightly too narrow, as heads of different
-            folds share most of their images.
+            folds share most of their images. With weights that are not balanced, it is that for
+            the effective number of images, (sum of w)² / sum of w² (Kish, 1965).
         num_images: Number of different images, or of groups if there are any.
         num_folds: Number of folds.
         strength: scikit-learn's `C` with the smallest log loss over the folds, averaged over
             labels.
         is_correct: Whether each row is correct, `(n,)`; for multi-label data the fraction of
-            correct labels.
+            correct labels, each with its weight.
         weights: The weight of each row in the accuracy, `(n,)`.
         groups: The group of each row, `(n,)`: copies of an image, or images of one group.
     """
@@ -73,7 +74,7 @@ class ProbeScore:
 def probe(
     rows: LabelledFeatures,
     *,
-    class_weight: str | None = None,
+    weighting: ClassWeighting | None = None,
     seed: int = 0,
 ) -> ProbeScore:
     """Evaluates a linear head on features by stratified cross-validation.
@@ -85,8 +86,8 @@ def probe(
     Args:
         rows: Features and labels, unweighted; they are not modified. For multi-label data, rows of
             0/1, each label is evaluated separately.
-        class_weight: "balanced" weights the classes equally, in fitting, in choosing the penalty,
-            and in the accuracy; not for multi-label data.
+        weighting: How classes count in fitting, in choosing the penalty, and in the accuracy;
+            `None` if all images count the same.
         seed: Seed of the folds.
 
     Raises:
@@ -101,6 +102,7 @@ def probe(
         >>> probe(LabelledFeatures(features, labels)).accuracy
         1.0
     """
+    weighting = ClassWeighting() if weighting is None else weighting
     labels, groups = rows.labels, rows.own_groups
     num_images = len(np.unique(groups))
     mean, scale = standardisation(rows.features)
@@ -108,32 +110,44 @@ def probe(
     basis = row_space(standard)
     if basis is not None:
         standard = standard @ basis
-    tasks = [labels] if labels.ndim == 1 else [column.astype(np.int64) for column in labels.T]
+    tasks, of_tasks = [labels], [weighting]
+    if labels.ndim == 2:
+        tasks = [column.astype(np.int64) for column in labels.T]
+        of_tasks = [weighting.of_label(number) for number in range(len(tasks))]
     with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         results = [
             _cross_validate(
                 LabelledFeatures(standard, task, groups),
                 is_label=labels.ndim == 2,
-                class_weight=class_weight,
+                weighting=own,
                 seed=seed,
             )
-            for task in tasks
+            for task, own in zip(tasks, of_tasks, strict=True)
         ]
     is_correct = np.mean([correct for correct, _, _ in results], axis=0)
     accuracy = float(is_correct.mean())
     interval, weights = None, np.ones(len(labels))
-    if class_weight is not None:
-        classes, positions = np.unique(labels, return_inverse=True)
-        weights = class_weights(positions, len(classes))[positions]
+    num_effective = float(num_images)
+    if not weighting.is_plain:
+        decisions = np.stack(
+            [one.decision_weights(task) for one, task in zip(of_tasks, tasks, strict=True)]
+        )
+        num_effective *= decisions.sum() ** 2 / (decisions.size * (decisions**2).sum())
+        if labels.ndim == 2:
+            correct = np.array([correct for correct, _, _ in results])
+            is_correct = np.mean(correct * decisions / decisions.mean(), axis=0)
+        else:
+            weights = decisions[0]
+        accuracy = float(np.average(is_correct, weights=weights))
+    if num_images >= MIN_FOR_INTERVAL and weighting.is_balanced and labels.ndim == 1:
         class_masks = [labels == name for name in np.unique(labels)]
         recalls = np.array([is_correct[rows].mean() for rows in class_masks])
         accuracy = float(recalls.mean())
-    if num_images >= MIN_FOR_INTERVAL and class_weight is not None:
         counts = np.array([len(np.unique(groups[rows])) for rows in class_masks])
         interval = mean_proportion_interval(recalls, counts)
     elif num_images >= MIN_FOR_INTERVAL:
-        interval = wilson_interval(accuracy, num_images)
+        interval = wilson_interval(accuracy, max(round(num_effective), 1))
     return ProbeScore(
         accuracy=accuracy,
         interval=interval,
@@ -176,12 +190,12 @@ def _cross_validate(
     rows: LabelledFeatures,
     *,
     is_label: bool,
-    class_weight: str | None,
+    weighting: ClassWeighting,
     seed: int,
 ) -> tuple[np.ndarray, float, int]:
     """Returns whether each row is correct, the best strength, and the number of folds."""
     features, labels, groups = rows.features, rows.labels, rows.own_groups
-    classes, positions = np.unique(labels, return_inverse=True)
+    classes = np.unique(labels)
     if len(classes) == 1 and is_label:  # a label that all images have, or none
         return np.ones(len(labels)), 0.0, 0
     smallest = min(len(np.unique(groups[labels == name])) for name in classes)
@@ -198,11 +212,15 @@ def _cross_validate(
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     folds = list(splitter.split(labels, labels, groups))
     # each fold's head is warm-started from its fit with the previous penalty
-    settings = {"max_iter": _MAX_STEPS, "warm_start": True, "class_weight": class_weight}
-    heads = [LogisticRegression(**settings) for _ in folds]
-    weights = None
-    if class_weight is not None:
-        weights = class_weights(positions, len(classes))[positions]
+    heads = [
+        LogisticRegression(
+            max_iter=_MAX_STEPS,
+            warm_start=True,
+            class_weight="balanced" if weighting.is_balanced else None,
+        )
+        for _ in folds
+    ]
+    weights = None if weighting.is_plain else weighting.decision_weights(labels)
     correct_by_strength: dict[float, np.ndarray] = {}
 
     def loss_at(strength: float) -> float:
@@ -212,7 +230,8 @@ def _cross_validate(
             if len(train_labels) < 2:  # groups of several classes may leave a single class
                 is_correct[test] = labels[test] == train_labels[0]
                 continue
-            regression.set_params(C=strength).fit(features[train], labels[train])
+            own = None if weights is None or weighting.is_balanced else weights[train]
+            regression.set_params(C=strength).fit(features[train], labels[train], own)
             probabilities = regression.predict_proba(features[test])
             fold_classes = regression.classes_
             is_correct[test] = fold_classes[probabilities.argmax(axis=1)] == labels[test]

@@ -1,17 +1,18 @@
 """Heads solved on nested subsets of training images, and their accuracy on held-out images."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tlkit.advice.subsets import NestedRows
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.evaluation.outputs import image_accuracies
 from tlkit.models.kernel_head import KernelMap, directions
 from tlkit.training.closed_form import DEFAULT_SHARPNESS, PENALTIES, SHARPNESSES
 from tlkit.training.labelled import LabelledFeatures
-from tlkit.training.linear import balanced_weights, first_minimum, standardisation
+from tlkit.training.linear import first_minimum, standardisation
 from tlkit.training.sums import Sums
 
 MAX_LANDMARKS = 1000
@@ -29,13 +30,13 @@ class CurveTask:
         draws: For each draw the nested subsets of each fold; no two folds test the same
             row.
         numbers: Numbers of training images to solve on, ascending, `(k,)`.
-        class_weight: "balanced" or `None`.
+        weighting: How classes count.
     """
 
     rows: LabelledFeatures
     draws: Sequence[Sequence[NestedRows]]
     numbers: np.ndarray
-    class_weight: str | None = None
+    weighting: ClassWeighting = field(default_factory=ClassWeighting)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +72,8 @@ def measure_subsets(task: CurveTask) -> SubsetAccuracies:
         rows.labels if is_multi_label else rows.labels[:, np.newaxis] == np.unique(rows.labels)
     )
     weights = np.ones(len(rows))
-    if task.class_weight is not None:
-        weights = balanced_weights(rows.labels)
+    if not task.weighting.is_plain:
+        weights = task.weighting.decision_weights(rows.labels)
     units = directions(rows.features, *standardisation(rows.features))
     given = _Given(units, targets.astype(np.float64), weights)
     kind = "multi_label" if is_multi_label else "softmax"

@@ -17,6 +17,7 @@ from tlkit.continual.head_statistics import (
     empty_statistics,
 )
 from tlkit.continual.statistics_file import default_width
+from tlkit.data.class_weighting import ClassWeightLike
 from tlkit.data.images import ImageSplit
 from tlkit.errors import ArgumentError, check_count
 from tlkit.evaluation.checks import check_targets
@@ -196,7 +197,7 @@ def with_exact_head(
     images: ImageSplit | None = None,
     class_names: Sequence[str] = (),
     *,
-    class_weight: str | None = None,
+    class_weight: ClassWeightLike = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> tuple[keras.Model, ExactHead]:
     """Returns a copy of a model with a head for all classes, solved from statistics.
@@ -211,7 +212,7 @@ def with_exact_head(
         images: Images at hand, to which the temperature is fitted, such as those that came last.
             Without, it is the one that was fitted last.
         class_names: The classes of `images`, which their labels index.
-        class_weight: "balanced" or `None`, see `HeadStatistics.solve`.
+        class_weight: How classes count, see `HeadStatistics.solve`.
         cache: Folder of the feature store.
 
     Returns:
@@ -264,7 +265,7 @@ def train_exact_head(
     images: ImageSplit,
     class_names: Sequence[str],
     *,
-    class_weight: str | None = None,
+    class_weight: ClassWeightLike = None,
     fits_temperature: bool = True,
     cache: str | os.PathLike[str] | None = None,
 ) -> ExactTraining:
@@ -275,7 +276,7 @@ def train_exact_head(
         statistics: The statistics so far; not changed.
         images: Further images, of known or of new classes.
         class_names: Their classes, which the labels index; those that are new follow the old ones.
-        class_weight: "balanced" or `None`, see `HeadStatistics.solve`.
+        class_weight: How classes count, see `HeadStatistics.solve`.
         fits_temperature: Whether the temperature is fitted to `images`; else it stays as it is.
         cache: Folder of the feature store.
 
@@ -300,7 +301,7 @@ def solve_exact_head(
     model: keras.Model,
     statistics: HeadStatistics,
     images: DescribedImages | None = None,
-    class_weight: str | None = None,
+    class_weight: ClassWeightLike = None,
 ) -> ExactTraining:
     """Solves the head from statistics alone, and reports it as a stage of training.
 
@@ -309,7 +310,7 @@ def solve_exact_head(
         statistics: The statistics.
         images: Images to which the temperature is fitted; without, it is the one that was fitted
             last.
-        class_weight: "balanced" or `None`, see `HeadStatistics.solve`.
+        class_weight: How classes count, see `HeadStatistics.solve`.
 
     Raises:
         DataError: A class has no image.

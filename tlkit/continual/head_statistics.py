@@ -9,10 +9,10 @@ from operator import add
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from tlkit.data.class_weighting import ClassWeightLike, weighting_of
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.calibration import best_factor
 from tlkit.models.kernel_head import KernelMap
-from tlkit.training.checks import check_class_weight
 from tlkit.training.closed_form import (
     DEFAULT_FACTOR,
     DEFAULT_PENALTY,
@@ -215,22 +215,22 @@ class HeadStatistics(ShownAsText):
             images={digest: new_number[number] for digest, number in self.images.items()},
         )
 
-    def solve(self, images: DescribedImages, class_weight: str | None = None) -> ExactHead:
+    def solve(self, images: DescribedImages, class_weight: ClassWeightLike = None) -> ExactHead:
         """Solves ridge regression of the classes on kernel values, for all images.
 
         With h an image's kernel values and y its class as 0 and 1, the scores W^T h + b minimise
         the sum of |W^T h + b - y|² plus penalty * trace(W^T K W), K the kernel of the landmarks.
         The penalty, and whether all landmarks or the first half or quarter of them are used, are
-        those with the lowest squared error in cross-validation over the folds; if balanced, the
-        scores of each class count by the inverse of its frequency.
+        those with the lowest squared error in cross-validation over the folds, in which the scores
+        of each class count by its weight.
         The logits are the scores times the factor with the lowest cross-entropy on the scores that
         the solutions of the other folds give some images.
 
         Args:
             images: Images for the factor, such as those that came last; with none, the factor is
                 the one that was fitted last.
-            class_weight: "balanced" divides the scores, which estimate probabilities, by the
-                frequencies of the classes; `None` does not.
+            class_weight: How classes count, see `tlkit.ClassWeighting`: the scores, which estimate
+                probabilities, are multiplied by the weights.
 
         Raises:
             ArgumentError: `class_weight` is invalid.
@@ -242,7 +242,7 @@ class HeadStatistics(ShownAsText):
             https://arxiv.org/abs/2205.14922. Here the random features are kernel values of random
             directions, and the penalty is that of the kernel.
         """
-        check_class_weight(class_weight, is_multi_label=False)
+        weighting = weighting_of(class_weight).for_classes(self.class_names)
         counts = self.counts
         if not counts.all():
             empty = [self.class_names[number] for number in np.flatnonzero(counts == 0)]
@@ -250,10 +250,11 @@ class HeadStatistics(ShownAsText):
                 "Every class must have images. "
                 f"Received: none of {', '.join(map(repr, empty))}. Add some, or remove the class."
             )
-        frequencies = counts / counts.sum()
         balance = np.ones(len(counts))
-        if class_weight is not None:
-            balance = 1 / (len(counts) * frequencies)
+        if weighting.is_balanced:
+            balance = 1 / (len(counts) * (counts / counts.sum()))
+        elif not weighting.is_plain:
+            balance = weighting.factors(counts)
         total, factor = reduce(add, self.folds), self.factor
         width, penalty, chosen_by = self._width, DEFAULT_PENALTY, "default: too few images"
         if counts.min() >= 2 and all(np.rint(_counts(fold)).any() for fold in self.folds):

@@ -30,12 +30,14 @@ from tlkit.continual.strength_search import (
     search_strength,
 )
 from tlkit.data.augmentation import AugmentLike, augmentation_of
+from tlkit.data.class_weighting import ClassWeighting, weighting_of
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, check_choice, did_you_mean
 from tlkit.evaluation.data_checks import Images
 from tlkit.models.heads import head_kind
 from tlkit.models.variable_names import variable_names
 from tlkit.training.candidates import evaluate_candidate
+from tlkit.training.checks import check_class_weight
 from tlkit.training.criterion import Score, criterion_for, score_on
 from tlkit.training.fine_tuning import check_fine_tuning, fine_tune
 from tlkit.training.head import is_new_head, train_head
@@ -108,7 +110,8 @@ def choose_anchor(
         seed: Seed of the trainings.
         cache: Folder of the feature stores.
         **fine_tuning: Other arguments of `fine_tune` for all trainings, such as `unfreeze`. With
-            `class_weight="balanced"` the balanced accuracies of both tasks decide.
+            `class_weight="balanced"` the balanced accuracies of both tasks decide, and with other
+            weights of classes the weighted accuracies.
 
     Raises:
         ArgumentError: An argument is invalid, or there are no validation images, or none in
@@ -155,10 +158,11 @@ def choose_anchor(
             "`data` must have validation images, which decide on the strength. Received: none. "
             "Load it with a validation fraction (splits=...), or give `validation`."
         )
-    class_weight, started = fine_tuning.get("class_weight"), time.perf_counter()
+    weighting, started = _weighting_of(model, data, tuning), time.perf_counter()
     solve_head = tuning.get("solve_head", "auto")
     if is_new_head(model, solve_head):
-        train_head(model, data, class_weight=class_weight, solve_head=solve_head, **given)
+        for_head = weighting.for_solving()
+        train_head(model, data, class_weight=for_head, solve_head=solve_head, **given)
     tuning["solve_head"] = False  # all trials start from this head
     scaled = _importance_of(model, data, importance, old_data, groups)
     trial = _Trials(
@@ -166,7 +170,7 @@ def choose_anchor(
         data,
         source=source,
         old_split=old_split,
-        class_weight=class_weight,
+        weighting=weighting,
         anchoring={"importance": scaled, "groups": groups, "mode": mode},
         tuning=tuning,
     )
@@ -188,9 +192,22 @@ def choose_anchor(
         num_old_tasks=num_old_tasks,
         rule=decided,
         notes=notes,
-        decided_by=criterion_for(source.validation, class_weight).name,
+        decided_by=criterion_for(source.validation, weighting).name,
     )
     return anchor
+
+
+def _weighting_of(
+    model: keras.Model, data: ImageData | tf.data.Dataset, tuning: Mapping[str, Any]
+) -> ClassWeighting:
+    """Returns how classes count in trainings with some arguments of `fine_tune`."""
+    loss = tuning.get("loss")
+    weighting = weighting_of(
+        tuning.get("class_weight"),
+        sampling=tuning.get("sampling"),
+        loss=loss if isinstance(loss, str) else None,
+    )
+    return check_class_weight(weighting, model, data)
 
 
 class _Trials:
@@ -201,7 +218,7 @@ class _Trials:
         data: The data, as for `fine_tune`.
         source: The same images, with validation images.
         old_split: Images of the old task, or `None`.
-        class_weight: The class weights, as for `fine_tune`.
+        weighting: How classes count.
         anchoring: Arguments of `anchor_weights`, except the strength.
         tuning: Arguments of `fine_tune`, except the anchor.
     """
@@ -213,12 +230,12 @@ class _Trials:
         *,
         source: Source,
         old_split: ImageSplit | None,
-        class_weight: str | None,
+        weighting: ClassWeighting,
         anchoring: Mapping[str, Any],
         tuning: Mapping[str, Any],
     ) -> None:
         self._model, self._data, self._source = model, data, source
-        self._old_split, self._class_weight = old_split, class_weight
+        self._old_split, self._weighting = old_split, weighting
         self._anchoring, self._tuning = anchoring, tuning
         self._start = values_of(model.variables)
         # only measures the drift: a proximal anchor has no effect unless it is passed to fine_tune
@@ -247,7 +264,7 @@ class _Trials:
         history = report.stages[-1].history if report is not None else ()
         is_anchored = 0 < strength < math.inf
         old = None if self._old_split is None else self._score(self._old_split)
-        new = evaluate_candidate(self._model, self._source.validation, self._class_weight)
+        new = evaluate_candidate(self._model, self._source.validation, self._weighting)
         return StrengthTrial(
             strength=strength,
             accuracy=new.score.value,
@@ -260,7 +277,7 @@ class _Trials:
         )
 
     def _score(self, images: Images) -> Score:
-        return score_on(self._model, images, self._class_weight)
+        return score_on(self._model, images, self._weighting)
 
 
 def _importance_of(

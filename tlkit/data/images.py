@@ -163,6 +163,7 @@ class ImageSplit(ShownAsText):
         first_batch: int = 0,
         shard: tuple[int, int] = (0, 1),
         keep: bool = True,
+        is_balanced: bool = False,
     ) -> tf.data.Dataset:
         """Returns batches of `(images, labels)`.
 
@@ -192,6 +193,9 @@ class ImageSplit(ShownAsText):
             keep: Whether to decode small splits (at most 1,024 images and 32 MiB of pixels) at once
                 and keep their pixels in memory for later passes. Otherwise, and always in shards
                 and for larger splits, files are read when they are needed.
+            is_balanced: Whether an epoch has equally many images of each class, to within one, and
+                as many in all as otherwise: those of small classes several times, with other random
+                numbers, and some of large ones. Shuffled, and not for several labels.
 
         Raises:
             ArgumentError: `augment` is neither a preset nor layers that return images of their
@@ -229,6 +233,11 @@ class ImageSplit(ShownAsText):
                 "`shard` must be (index, number) with 0 <= index < number. "
                 f"Received: shard={shard!r}. Leave it out for complete batches."
             )
+        if is_balanced and self.labels.ndim == 2:
+            raise ArgumentError(
+                "`is_balanced` must be False with several labels per image, which cannot be drawn "
+                "one by one. Received: is_balanced=True. Leave it out."
+            )
         if shuffle is None:
             shuffle = self.name == "train" and indices is None
         from tlkit.data.pipeline import image_batches
@@ -243,6 +252,7 @@ class ImageSplit(ShownAsText):
             first_batch=first_batch,
             shard=shard,
             keep=keep,
+            is_balanced=is_balanced,
         )
 
     def subset(self, indices: np.ndarray) -> ImageSplit:

@@ -64,6 +64,11 @@ class Listing:
     is_multi_label: bool = False
 
 
+def classes_of(listing: Listing) -> tuple[str, ...]:
+    """Returns the names of all classes or labels in a listing, in order."""
+    return tuple(sorted({name for names in listing.classes.values() for name in names}))
+
+
 @dataclass(frozen=True)
 class _Folder:
     """A folder with the device and inode numbers of its chain of parents and of itself."""

@@ -4,8 +4,8 @@ import csv
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tlkit.data.folder_names import split_of_name
@@ -21,17 +21,23 @@ SEPARATOR = "|"
 
 _SPLITS = ("train", "val", "validation", "test")
 _FORM = "a CSV file with the columns path and label, and group and split if wanted"
+_FORM_OF_LABELS = f"{_FORM}; or with several labels, one column of 0 and 1 for each, and no label"
+_FLAGS = {"0": False, "1": True}
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A row's cells, and the number of its last line."""
+    """A row's cells, and the number of its last line.
+
+    `flags` has the cells of columns that are labels, by name; empty with a column of labels.
+    """
 
     line: int
     path: str
     label: str
     group: str
     split: str
+    flags: Mapping[str, str] = field(default_factory=dict)
 
 
 def list_manifest(
@@ -41,12 +47,15 @@ def list_manifest(
     argument: str = "path",
     needs_train: bool = True,
     needs_files: bool = True,
+    needs_labels: bool = False,
 ) -> Listing:
     """Lists the images of a CSV file with columns `path,label[,group][,split]`, one per row.
 
-    The first row names the columns, in any order. Paths are absolute or relative to the CSV file's
-    folder. Names are normalised to Unicode NFC and stripped. The dialects of common spreadsheets
-    are accepted, see `tlkit.data.spreadsheets`.
+    With several labels per image, a file without the column `label` has one column for each label,
+    with 1 in the rows of its images and 0 in all others. The first row names the columns, in any
+    order. Paths are absolute or relative to the CSV file's folder. Names are normalised to Unicode
+    NFC and stripped. The dialects of common spreadsheets are accepted, see
+    `tlkit.data.spreadsheets`.
 
     Args:
         path: The CSV file, in UTF-8 or UTF-16.
@@ -55,6 +64,8 @@ def list_manifest(
         argument: The argument's name in errors.
         needs_train: Whether a user's split must include training.
         needs_files: Whether all files must exist.
+        needs_labels: Whether a cell of several labels must not be empty; the separator alone stands
+            for an image without any.
 
     Raises:
         DataError: The file does not exist, or is not such a table; a row has no path or no label;
@@ -65,10 +76,10 @@ def list_manifest(
     check_path(argument, path)
     source = Path(path)
     make_error = _ManifestErrors(argument, str(source))
-    rows = list(_rows(source, make_error))
+    rows = list(_rows(source, make_error, is_multi_label=separator is not None))
     if not rows:
         raise make_error("list images", "which has no rows", "Write one row for each image.")
-    _check_cells(rows, make_error, needs_label=separator is None)
+    _check_cells(rows, make_error, separator, needs_labels=needs_labels)
     _check_splits(rows, make_error, needs_train)
     files = [str(source.parent / row.path) for row in rows]
     _check_repeated(rows, files, make_error)
@@ -81,14 +92,15 @@ def list_manifest(
         split = split_of_name(row.split)
         class_name = row.label if separator is None else ""
         listing.files.append(FoundFile(file, class_name, split, labels, row.group))
-        classes[split].update(dict.fromkeys(labels or filter(None, (row.label,))))
+        named = labels if separator is not None else (row.label,)
+        classes[split].update(dict.fromkeys([*row.flags, *named]))
     listing.classes = {split: list(names) for split, names in classes.items()}
     ambiguous = sorted({row.label for row in rows if separator is None and SEPARATOR in row.label})
     if ambiguous:
         listing.notes.append(
             f"Labels with {SEPARATOR!r} are read as the name of one class: "
-            f"{quoted(ambiguous)}. Several labels per image are supported in Python "
-            "only: tlkit.load_manifest(..., multi_label=True), then train_head or fine_tune."
+            f"{quoted(ambiguous)}. For several labels per image: tlkit train --multi-label, or "
+            "tlkit.load_manifest(..., multi_label=True)."
         )
     listing.files.sort(key=lambda file: (file.split, file.class_name, file.path))
     return listing
@@ -106,14 +118,15 @@ class _ManifestErrors:
         return DataError(f"`{self.argument}` must {rule}. Received: {received}, {found}. {remedy}")
 
 
-def _rows(source: Path, make_error: _ManifestErrors) -> Iterator[_Row]:
+def _rows(source: Path, make_error: _ManifestErrors, *, is_multi_label: bool) -> Iterator[_Row]:
     """Yields the rows below the header; empty lines are skipped."""
     header: list[str] | None = None
     try:
-        for line, cells in read_table(_text(source, make_error), REQUIRED):
+        required = REQUIRED[:1] if is_multi_label else REQUIRED
+        for line, cells in read_table(_text(source, make_error), required, COLUMNS):
             if header is None:
                 header = cells
-                _check_header(header, make_error)
+                _check_header(header, make_error, is_multi_label=is_multi_label)
             elif len(cells) != len(header):
                 raise make_error(
                     "have as many cells in each row as columns",
@@ -151,12 +164,19 @@ def _text(source: Path, make_error: _ManifestErrors) -> str:
 def _row(line: int, cells: dict[str, str]) -> _Row:
     """Returns a row with names normalised to Unicode NFC; paths stay unchanged."""
     names = {name: unicodedata.normalize("NFC", cells.get(name, "")) for name in COLUMNS[1:]}
-    return _Row(line, cells["path"], **names)
+    flags = {
+        unicodedata.normalize("NFC", name): cell
+        for name, cell in cells.items()
+        if name not in COLUMNS
+    }
+    return _Row(line, cells["path"], **names, flags=flags)
 
 
-def _check_header(header: list[str], make_error: _ManifestErrors) -> None:
+def _check_header(header: list[str], make_error: _ManifestErrors, *, is_multi_label: bool) -> None:
     unknown = [name for name in header if name not in COLUMNS]
     missing = [name for name in REQUIRED if name not in header]
+    if is_multi_label and missing == ["label"] and "" not in header and len(unknown) > 1:
+        unknown, missing = [], []  # they are labels
     repeated = sorted({name for name in header if header.count(name) > 1})
     problems = [
         f"{what} {', '.join(map(repr, names))}"
@@ -170,17 +190,43 @@ def _check_header(header: list[str], make_error: _ManifestErrors) -> None:
         remedy = "Separate the columns by commas."
     elif unknown:
         remedy = did_you_mean(unknown[0], COLUMNS).strip() + f" {remedy}"
-    raise make_error(f"be {_FORM}", f"{' and '.join(problems)} in its first line", remedy.strip())
+    form = _FORM_OF_LABELS if is_multi_label else _FORM
+    raise make_error(f"be {form}", f"{' and '.join(problems)} in its first line", remedy.strip())
 
 
-def _check_cells(rows: list[_Row], make_error: _ManifestErrors, *, needs_label: bool) -> None:
-    for column, is_needed in (("path", True), ("label", needs_label)):
+def _check_cells(
+    rows: list[_Row], make_error: _ManifestErrors, separator: str | None, *, needs_labels: bool
+) -> None:
+    has_flags = bool(rows[0].flags)
+    needs_label = (separator is None or needs_labels) and not has_flags
+    remedy = ", or remove the rows."
+    if separator is not None:
+        remedy = f"; {separator} alone stands for an image without labels."
+    for column, is_needed, rest in (
+        ("path", True, ", or remove the rows."),
+        ("label", needs_label, remedy),
+    ):
         lines = [row.line for row in rows if is_needed and not getattr(row, column)]
         if lines:
             raise make_error(
                 f"have a {column} in every row",
                 f"with none in {_lines(lines)}",
-                f"Fill {'it' if len(lines) == 1 else 'them'} in, or remove the rows.",
+                f"Fill {'it' if len(lines) == 1 else 'them'} in{rest}",
+            )
+    for name in rows[0].flags:
+        wrong = [row for row in rows if row.flags[name] not in _FLAGS]
+        if wrong:
+            raise make_error(
+                "have 0 or 1 in each cell of a label",
+                f"with {wrong[0].flags[name]!r} in the column {name!r} of "
+                f"{_lines([row.line for row in wrong])}",
+                "Write 1 if the image has the label, else 0.",
+            )
+        if not any(_FLAGS[row.flags[name]] for row in rows):
+            raise make_error(
+                "have an image with each label",
+                f"with 0 in every row of the column {name!r}",
+                "Add images that have the label, or remove the column.",
             )
 
 
@@ -238,7 +284,9 @@ def _check_missing(rows: list[_Row], files: list[str], make_error: _ManifestErro
 
 def _labels(row: _Row, separator: str | None, make_error: _ManifestErrors) -> tuple[str, ...]:
     """Returns the labels of a multi-label image; none for other images."""
-    if separator is None or not row.label:
+    if row.flags:
+        return tuple(sorted(name for name, cell in row.flags.items() if _FLAGS[cell]))
+    if separator is None or row.label in ("", separator):
         return ()
     labels = [label.strip() for label in row.label.split(separator)]
     if "" in labels:

@@ -49,7 +49,9 @@ def load_manifest(
     group's key and the seed. Groups that share copies of an image are joined. If the column `split`
     divides a group, its images stay in the earliest split only, and the report lists the others.
 
-    With `multi_label=True` an image may have several labels, `sea|sun` in one cell, or none. Its
+    With `multi_label=True` an image may have several labels, `sea|sun` in one cell, or none, an
+    empty cell or `|`; or there is one column for each label, with 1 for the images that have it and
+    0 for all others, in place of the column `label`. Its
     split then depends only on its content and the seed.
 
     Args:
@@ -133,6 +135,7 @@ def list_images(
     needs_train: bool = True,
     needs_files: bool = True,
     class_names: Iterable[str] = (),
+    multi_label: bool = False,
 ) -> Listing:
     """Lists a folder, or a manifest if the path is that of a CSV file.
 
@@ -142,13 +145,26 @@ def list_images(
         needs_train: Whether a user's split must include training.
         needs_files: Whether all files of a manifest must exist.
         class_names: See `list_folder`.
+        multi_label: Whether an image may have several labels, of which a manifest must tell all.
 
     Raises:
+        ArgumentError: A folder is to have several labels per image.
         DataError: What `list_folder` and `list_manifest` raise.
     """
     if _is_manifest(path):
         return list_manifest(
-            path, argument=argument, needs_train=needs_train, needs_files=needs_files
+            path,
+            separator=SEPARATOR if multi_label else None,
+            argument=argument,
+            needs_train=needs_train,
+            needs_files=needs_files,
+            needs_labels=multi_label,
+        )
+    if multi_label:
+        raise ArgumentError(
+            f"`{argument}` must be a CSV file with several labels per image: a folder has one "
+            f"class for each. Received: {argument}={os.fspath(path)!r}. Write a table with the "
+            "columns path and label, and labels such as sea|sun."
         )
     return list_folder(path, argument=argument, needs_train=needs_train, class_names=class_names)
 

@@ -34,6 +34,7 @@ def load_for_measuring(
     damaged: str = KEEP,
     cache: str | os.PathLike[str] | None = None,
     argument: str = "path",
+    multi_label: bool = False,
 ) -> ImageSplit:
     """Loads images with labels that are positions in `class_names`.
 
@@ -53,6 +54,7 @@ def load_for_measuring(
         damaged: "keep" or "skip", see `load_folder`.
         cache: The cache's folder, as `cache_folder` takes it.
         argument: The name of `path` in errors.
+        multi_label: Whether an image may have several labels, which a manifest lists.
 
     Returns:
         A split named "test".
@@ -80,7 +82,13 @@ def load_for_measuring(
     check_choice("damaged", damaged, DAMAGED)
     check_choice("resize", resize, RESIZES)
     check_channels_of_files(channels)
-    listing = list_images(path, argument=argument, needs_train=False, class_names=class_names)
+    listing = list_images(
+        path,
+        argument=argument,
+        needs_train=False,
+        class_names=class_names,
+        multi_label=multi_label,
+    )
     images, _ = readable_images(listing, max_pixels=max_pixels, cache=cache, damaged=damaged)
     split_names = {image.split for image in images}
     measured = next((split for split in ("test", "validation") if split in split_names), "")
@@ -95,7 +103,8 @@ def load_for_measuring(
             f"with {len(listing.skipped)} files that cannot be used and "
             f"{len(division.conflicts)} images with several labels. Run tlkit inspect to list them."
         )
-    if unknown := sorted({image.class_name for image in found} - set(class_names)):
+    names = [image.labels if multi_label else (image.class_name,) for image in found]
+    if unknown := sorted({name for some in names for name in some} - set(class_names)):
         raise DataError(
             f"`{argument}` must contain only images of the model's classes, "
             f"{quoted(class_names)}. Received: {argument}={str(path)!r} with "
@@ -111,4 +120,4 @@ def load_for_measuring(
         resize=resize,
         channels=channels,
     )
-    return split_of("test", found, class_names, settings)
+    return split_of("test", found, class_names, settings, is_multi_label=multi_label)

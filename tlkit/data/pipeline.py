@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.augmentation import Augmentation, augmentation_layers
+from tlkit.data.balanced_draws import BalancedDraws
 from tlkit.data.checksums import file_reader
 from tlkit.data.decoding import decoder
 from tlkit.data.image_source import ImageSource
@@ -15,6 +16,8 @@ from tlkit.data.random_views import random_view
 from tlkit.data.resizing import resize_image
 
 NO_ROW = -1
+_EPOCHS_PER_COPY = 2**40
+"""Offset of the epoch in the random numbers of an image that an epoch has several times."""
 
 
 def image_batches(
@@ -28,6 +31,7 @@ def image_batches(
     first_batch: int = 0,
     shard: tuple[int, int] = (0, 1),
     keep: bool = True,
+    is_balanced: bool = False,
 ) -> tf.data.Dataset:
     """Builds the data set of `ImageSplit.dataset`, which documents and checks the arguments."""
     num_rows = len(rows)
@@ -37,6 +41,7 @@ def image_batches(
     memory_reader = _pixels_in_memory(source, rows, keep=keep and shard[1] == 1)
     read = memory_reader or _pixel_reader(source)
     with tf.device("CPU:0"):
+        draws = BalancedDraws.of(source.labels[rows]) if is_balanced else None
         labels = tf.constant(source.labels)
         keys = tf.constant(source.keys if view else [], tf.int64)
         rows = tf.constant(rows, tf.int64)
@@ -50,7 +55,11 @@ def image_batches(
         return image, tf.gather(labels, row)
 
     batch_rows = _batch_rows_function(
-        rows, seed, shuffle, batch_size=batch_size, first_batch=first_batch, shard=shard
+        _order_function(rows, seed, shuffle, draws, source.num_images),
+        num_rows,
+        batch_size=batch_size,
+        first_batch=first_batch,
+        shard=shard,
     )
 
     without_autograph = tf.autograph.experimental.do_not_convert
@@ -59,24 +68,16 @@ def image_batches(
         return tf.data.Dataset.from_tensor_slices(batch_rows(number, epoch))
 
     def gather(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = rows[: tf.math.count_nonzero(rows != NO_ROW)]
+        rows = rows[: tf.math.count_nonzero(rows != NO_ROW)] % source.num_images
         return tf.cast(read(rows), tf.float32), tf.gather(labels, rows)
 
     def one_by_one(number: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.reshape(batch_rows(number, epoch), [-1])
         return tf.data.Dataset.from_tensor_slices(order).map(
-            without_autograph(lambda row: (row, epoch))
+            without_autograph(lambda row: _row_and_epoch(row, epoch, source.num_images))
         )
 
-    def load_or_fill(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        pixel_type = tf.float32 if view else tf.uint8
-        filler = (
-            tf.zeros(source.image_shape, pixel_type),
-            tf.zeros(labels.shape[1:], labels.dtype),
-        )
-        is_row = row != NO_ROW
-        image, label = tf.cond(is_row, lambda: load(row, epoch), lambda: filler)
-        return image, label, is_row
+    load_or_fill = _padded(load, source.image_shape, labels, tf.float32 if view else tf.uint8)
 
     # Images are cast to float after batching: a quarter of the bytes are copied into the batch.
     def drop_filler(
@@ -152,10 +153,56 @@ def shuffled(rows: tf.Tensor, seed: tf.Tensor | int, epoch: tf.Tensor | int) -> 
     return tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
 
 
-def _batch_rows_function(
+def _padded(
+    load: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    image_shape: tuple[int, int, int],
+    labels: tf.Tensor,
+    pixel_type: tf.DType,
+) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+    """Returns `load` with whether there is an image, and zeros in the place of `NO_ROW`."""
+
+    def load_or_fill(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        filler = (tf.zeros(image_shape, pixel_type), tf.zeros(labels.shape[1:], labels.dtype))
+        is_row = row != NO_ROW
+        image, label = tf.cond(is_row, lambda: load(row, epoch), lambda: filler)
+        return image, label, is_row
+
+    return load_or_fill
+
+
+def _order_function(
     rows: tf.Tensor,
     seed: tf.Tensor,
     shuffle: bool,
+    draws: BalancedDraws | None,
+    num_images: int,
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from an epoch to the rows in its order.
+
+    To the rows of a copy of an image, which `draws` may have several of, the number of the copy
+    times `num_images` is added.
+    """
+
+    def order_of(epoch: tf.Tensor) -> tf.Tensor:
+        if draws is not None:
+            positions, copies = draws.epoch(seed, epoch)
+            return tf.gather(rows, positions) + copies * num_images
+        return shuffled(rows, seed, epoch) if shuffle else rows
+
+    return order_of
+
+
+def _row_and_epoch(
+    row: tf.Tensor, epoch: tf.Tensor, num_images: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the row of an image, and the epoch whose random numbers its copy gets."""
+    copy, own = row // num_images, tf.where(row == NO_ROW, row, row % num_images)
+    return own, epoch + tf.maximum(copy, 0) * _EPOCHS_PER_COPY
+
+
+def _batch_rows_function(
+    order_of: Callable[[tf.Tensor], tf.Tensor],
+    num_rows: int,
     *,
     batch_size: int,
     first_batch: int,
@@ -170,10 +217,7 @@ def _batch_rows_function(
     shard_size = -(-batch_size // num_shards)
 
     def batch_rows(number: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        order = rows
-        if shuffle:
-            order = shuffled(rows, seed, epoch)
-        order = tf.pad(order, [[0, -len(rows) % batch_size]], constant_values=NO_ROW)
+        order = tf.pad(order_of(epoch), [[0, -num_rows % batch_size]], constant_values=NO_ROW)
         if first_batch:
             order = order[tf.where(number == 0, first_batch * batch_size, 0) :]
         if num_shards > 1:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tlkit.data.class_weighting import balanced_factors
 from tlkit.data.grouping import SplitGroup, join_groups, place_groups
 from tlkit.data.reports import Leak
 from tlkit.errors import quoted, some_of
@@ -149,8 +150,7 @@ def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
         https://scikit-learn.org/stable/modules/generated/sklearn.utils.class_weight.compute_class_weight.html
         gives it.
     """
-    counts = np.bincount(labels, minlength=num_classes)
-    return np.where(counts > 0, len(labels) / (num_classes * np.maximum(counts, 1)), 0.0)
+    return balanced_factors(np.bincount(labels, minlength=num_classes))
 
 
 def _assign_splits(

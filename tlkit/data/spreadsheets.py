@@ -31,16 +31,20 @@ def decode_table(content: bytes) -> str:
     return content.decode("utf-8")
 
 
-def read_table(text: str, required: Collection[str]) -> Iterator[tuple[int, list[str]]]:
+def read_table(
+    text: str, required: Collection[str], known: Collection[str] = ()
+) -> Iterator[tuple[int, list[str]]]:
     r"""Yields the rows of a table with their last line numbers, the column names first.
 
-    Column names are in lower case; cells are stripped. Empty rows are skipped, and so are trailing
-    empty columns without a name. The separator is that of a first line "sep=;", or else the one of
-    `SEPARATORS` with which the required columns are found.
+    Names of known columns are in lower case; cells are stripped. Empty rows are skipped, and so are
+    trailing empty columns without a name. The separator is that of a first line "sep=;", or else
+    the one of `SEPARATORS` with which the required columns are found.
 
     Args:
         text: The table.
         required: Names of the required columns.
+        known: Names of all columns that are known in upper and lower case; by default the required
+            ones.
 
     Raises:
         csv.Error: The table is malformed; the message names the line.
@@ -48,8 +52,9 @@ def read_table(text: str, required: Collection[str]) -> Iterator[tuple[int, list
     Example:
         >>> from tlkit.data.spreadsheets import read_table
         >>> list(read_table("sep=;\r\nPath;Label;\r\na.png;cat;\r\n;;\r\n", ("path",)))
-        [(2, ['path', 'label']), (3, ['a.png', 'cat'])]
+        [(2, ['path', 'Label']), (3, ['a.png', 'cat'])]
     """
+    known = known or required
     separator, is_declared = _separator_of(text, required)
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True
@@ -63,7 +68,8 @@ def read_table(text: str, required: Collection[str]) -> Iterator[tuple[int, list
             ):
                 continue
             if not width:
-                cells = [cell.strip(_INVISIBLE + " ").lower() for cell in cells]
+                names = [cell.strip(_INVISIBLE + " ") for cell in cells]
+                cells = [name.lower() if name.lower() in known else name for name in names]
             while len(cells) > width and not cells[-1]:
                 cells.pop()
             width = width or len(cells)

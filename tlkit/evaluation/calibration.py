@@ -15,7 +15,6 @@ from tlkit.evaluation.checks import check_outputs, check_targets
 from tlkit.evaluation.intervals import Interval, Z
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import (
-    THRESHOLD,
     collect_outputs,
     image_losses,
     log_softmax,
@@ -23,6 +22,7 @@ from tlkit.evaluation.outputs import (
     probabilities_from,
 )
 from tlkit.evaluation.reliability import MIN_IMAGES, Reliability, measure_reliability
+from tlkit.evaluation.thresholds import THRESHOLD
 from tlkit.models.flattening import flat
 from tlkit.models.graph import model_ends
 from tlkit.models.heads import head_kind, outputs_logits

@@ -7,8 +7,9 @@ import numpy as np
 import tensorflow as tf
 from scipy.stats import binomtest
 
+from tlkit.data.class_weighting import ClassWeightLike, weighting_of
 from tlkit.data.images import ImageSplit
-from tlkit.errors import ArgumentError, DataError, check_choice
+from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.checks import check_outputs, check_targets
 from tlkit.evaluation.intervals import (
     Interval,
@@ -16,7 +17,8 @@ from tlkit.evaluation.intervals import (
     paired_difference_interval,
 )
 from tlkit.evaluation.names import num_classes_of
-from tlkit.evaluation.outputs import THRESHOLD, collect_outputs, probabilities_from
+from tlkit.evaluation.outputs import collect_outputs, probabilities_from
+from tlkit.evaluation.thresholds import THRESHOLD
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsParagraphs
@@ -118,7 +120,7 @@ def compare_models(
     images: ImageSplit | tf.data.Dataset,
     *,
     batch_size: int | None = None,
-    class_weight: str | None = None,
+    class_weight: ClassWeightLike = None,
 ) -> ComparisonReport:
     """Compares the accuracies of two models on the same images.
 
@@ -136,8 +138,8 @@ def compare_models(
 
     Raises:
         ArgumentError: If the models have different numbers of classes, or only one is multi-label;
-            if models and images do not fit; if `class_weight` is another value, or is given for
-            multi-label models.
+            if models and images do not fit; if `class_weight` does not give all classes the same
+            weight, or is given for multi-label models.
         DataError: If there are no images; if labels are not among the classes.
 
     Example:
@@ -160,8 +162,13 @@ def compare_models(
             f"{kinds[0]!r} with {sizes[0]} classes and {kinds[1]!r} with {sizes[1]}. "
             "Compare models for the same data."
         )
-    if class_weight is not None:
-        check_choice("class_weight", class_weight, ["balanced"])
+    weighting = weighting_of(class_weight)
+    if not weighting.is_plain:
+        if not weighting.is_balanced:
+            raise ArgumentError(
+                "`class_weight` must be 'balanced' or None: the interval is that of a mean over "
+                f"images or over classes. Received: {weighting}. Use 'balanced'."
+            )
         if kinds[0] == "multi_label":
             raise ArgumentError(
                 "`class_weight` must be None for multi-label models. "
@@ -174,7 +181,7 @@ def compare_models(
         _is_correct(one, labels, model) for one, model in zip(outputs, (first, second), strict=True)
     ]
     targets = None
-    if class_weight is not None:
+    if not weighting.is_plain:
         targets = check_targets(labels, kinds[0], len(labels), sizes[0])
     return compare_outcomes(is_correct[0], is_correct[1], targets)
 

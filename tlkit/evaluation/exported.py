@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlkit.errors import ExportError
+from tlkit.errors import ArgumentError, ExportError
+from tlkit.evaluation.thresholds import Threshold, check_threshold
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -37,7 +38,8 @@ class ExportedModel:
     Attributes:
         class_names: The class names in the order of the probabilities.
         kind: The kind of head: "softmax", "binary" or "multi_label".
-        threshold: The probability, 0...1, from which a multi-label head assigns a label.
+        threshold: The probability, 0...1, from which a multi-label head assigns a label: one for
+            all labels, or one for each.
         max_pixels: Maximum number of pixels of an image.
 
     Raises:
@@ -54,7 +56,8 @@ class ExportedModel:
                 raise ValueError("unterminated names or unknown kind of head")
             self.class_names: tuple[str, ...] = tuple(lines)
             self.kind: str = about["kind"]
-            self.threshold: float = float(about["threshold"])
+            given = about["threshold"]
+            self.threshold: Threshold = check_threshold(given, len(self.class_names))
             self.max_pixels: int = int(about["max_pixels"])
 
     @cached_property
@@ -83,6 +86,7 @@ class ExportedModel:
             LookupError,
             TypeError,
             RecursionError,
+            ArgumentError,
             *more,
         )
         try:

@@ -12,9 +12,9 @@ from tlkit.errors import ArgumentError, check_choice, check_count, quoted
 from tlkit.evaluation.checks import check_outputs, check_targets
 from tlkit.evaluation.class_scores import balanced_accuracy, score_classes
 from tlkit.evaluation.intervals import wilson_interval
+from tlkit.evaluation.label_scores import score_labels
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.outputs import (
-    THRESHOLD,
     collect_outputs,
     mean_loss,
     probabilities_from,
@@ -22,6 +22,7 @@ from tlkit.evaluation.outputs import (
 from tlkit.evaluation.ranking import RankingScore, score_ranking
 from tlkit.evaluation.reliability import measure_reliability
 from tlkit.evaluation.reports import ClassScore, EvaluationReport, Mistake
+from tlkit.evaluation.thresholds import THRESHOLD, check_threshold, is_label
 from tlkit.models.heads import head_kind, outputs_logits
 
 KINDS = ("softmax", "binary", "multi_label")
@@ -35,6 +36,7 @@ def evaluate(
     class_names: Sequence[str] | None = None,
     *,
     top_k: int | None = None,
+    threshold: float | Sequence[float] = THRESHOLD,
     batch_size: int | None = None,
 ) -> EvaluationReport:
     """Evaluates `model` on labelled images in one pass.
@@ -51,6 +53,8 @@ def evaluate(
             counts once.
         class_names: The class names in the order of the model's outputs; "0", "1", ... by default.
         top_k: The k of the top-k accuracy; by default 5 if there are more than 5 classes.
+        threshold: The probability, 0...1, from which a multi-label head assigns a label: one for
+            all labels, or one for each in the order of the outputs.
         batch_size: Images per forward pass; the split's own by default. Not for a dataset, which
             has its own batches.
 
@@ -74,6 +78,7 @@ def evaluate(
         class_names = [str(index) for index in range(num_classes)]
     names = check_class_names(class_names, num_classes)
     _check_top_k(top_k, kind, num_classes)
+    check_threshold(threshold, num_classes)
     (outputs,), labels = collect_outputs([model], images, batch_size=batch_size)
     return evaluate_probabilities(
         outputs,
@@ -83,6 +88,7 @@ def evaluate(
         from_logits=outputs_logits(model),
         paths=images.paths if isinstance(images, ImageSplit) else None,
         top_k=top_k,
+        threshold=threshold,
     )
 
 
@@ -95,6 +101,7 @@ def evaluate_probabilities(
     from_logits: bool = False,
     paths: Sequence[str] | None = None,
     top_k: int | None = None,
+    threshold: float | Sequence[float] = THRESHOLD,
 ) -> EvaluationReport:
     """Evaluates given outputs against labels.
 
@@ -110,10 +117,11 @@ def evaluate_probabilities(
         from_logits: Whether `probabilities` are logits.
         paths: The file of each image, for the list of mistakes.
         top_k: As for `evaluate`.
+        threshold: As for `evaluate`.
 
     Raises:
-        ArgumentError: If the outputs do not match `class_names` or are not finite; if `top_k` is
-            invalid.
+        ArgumentError: If the outputs do not match `class_names` or are not finite; if `top_k` or
+            `threshold` is invalid.
         DataError: If there are no images; if labels are not among the classes.
 
     Example:
@@ -137,9 +145,11 @@ def evaluate_probabilities(
     _check_top_k(top_k, kind, len(names))
     targets = check_targets(labels, kind, len(outputs), len(names))
     scores = probabilities_from(outputs, kind, from_logits)
+    thresholds, of_labels = check_threshold(threshold, len(names)), None
     if kind == "multi_label":
         is_class = targets == 1
-        predicted = (scores >= THRESHOLD).astype(np.int64)
+        predicted = is_label(scores, thresholds).astype(np.int64)
+        of_labels = score_labels(targets, scores, thresholds)
         confidence = np.where(predicted == targets, 0, np.where(predicted, scores, 1 - scores))
         reliability = measure_reliability(scores.ravel(), is_class.ravel(), independent=False)
     else:
@@ -174,6 +184,7 @@ def evaluate_probabilities(
         confusion=None if kind == "multi_label" else _confusion(targets, predicted, len(names)),
         mistakes=_mistakes(targets, predicted, confidence.max(axis=1), names, paths),
         notes=tuple(_notes(per_class, ranking)),
+        labels=of_labels,
     )
 
 

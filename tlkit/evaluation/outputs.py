@@ -14,10 +14,10 @@ from tlkit.distribution.workers import Workers, check_can_be_sharded
 from tlkit.errors import ArgumentError, DataError
 from tlkit.evaluation.data_checks import check_images
 from tlkit.evaluation.forward import forward_of
+from tlkit.evaluation.thresholds import THRESHOLD
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.utils.progress import bar
 
-THRESHOLD = 0.5
 """Probability from which a multi-label head assigns a label."""
 
 
@@ -154,16 +154,14 @@ def mean_loss(outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: 
         kind: The head: "softmax", "binary" or "multi_label".
         from_logits: Whether `outputs` are logits.
     """
-    return float(_decision_losses(outputs, targets, kind, from_logits).mean())
+    return float(decision_losses(outputs, targets, kind, from_logits).mean())
 
 
 def image_losses(
     outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: bool
 ) -> np.ndarray:
     """Returns the cross-entropy of each image, `(n,)`, of which `mean_loss` is the mean."""
-    return (
-        _decision_losses(outputs, targets, kind, from_logits).reshape(len(targets), -1).mean(axis=1)
-    )
+    return decision_losses(outputs, targets, kind, from_logits).mean(axis=1)
 
 
 def image_accuracies(
@@ -173,10 +171,17 @@ def image_accuracies(
 
     A multi-label head assigns a label from a probability of 0.5.
     """
+    return decision_accuracies(outputs, targets, kind, from_logits).mean(axis=1)
+
+
+def decision_accuracies(
+    outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: bool
+) -> np.ndarray:
+    """Returns 1 for each correct decision, else 0: `(n, 1)`, or `(n, num_labels)`."""
     probabilities = probabilities_from(outputs, kind, from_logits)
     if kind == "multi_label":
-        return np.asarray(((probabilities >= THRESHOLD) == (targets == 1)).mean(axis=1))
-    return (probabilities.argmax(axis=1) == targets).astype(np.float64)
+        return ((probabilities >= THRESHOLD) == (targets == 1)).astype(np.float64)
+    return (probabilities.argmax(axis=1) == targets).astype(np.float64)[:, np.newaxis]
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -185,10 +190,10 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def _decision_losses(
+def decision_losses(
     outputs: np.ndarray, targets: np.ndarray, kind: str, from_logits: bool
 ) -> np.ndarray:
-    """Returns the loss of each decision."""
+    """Returns the loss of each decision: `(n, 1)`, or `(n, num_labels)`."""
     outputs = outputs.astype(np.float64)
     if kind == "softmax" or (kind == "binary" and not from_logits):
         log_probabilities = log_softmax(outputs) if from_logits else _clipped_log(outputs)

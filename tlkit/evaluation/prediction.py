@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 
 import keras
 import numpy as np
@@ -25,7 +24,7 @@ from tlkit.evaluation.image_files import (
     resize_pixels,
 )
 from tlkit.evaluation.names import check_class_names, num_classes_of
-from tlkit.evaluation.outputs import THRESHOLD
+from tlkit.evaluation.thresholds import THRESHOLD, Threshold, check_threshold, is_label
 from tlkit.models.heads import head_kind
 from tlkit.models.heads import probabilities as probabilities_of
 from tlkit.models.model_spec import describe_model
@@ -80,7 +79,7 @@ def predict(
     images: Paths | np.ndarray,
     class_names: Sequence[str],
     *,
-    threshold: float = THRESHOLD,
+    threshold: float | Sequence[float] = THRESHOLD,
     batch_size: int = 32,
     max_pixels: int = MAX_PIXELS,
     resize: str = STRETCH,
@@ -97,8 +96,9 @@ def predict(
             batch `(n, height, width, 3)`, which are rounded and resized to the model's size. A
             model of other channels takes as many; files are decoded for 3 and for 1.
         class_names: The class names in the order of the model's outputs.
-        threshold: The probability, 0...1, from which a multi-label head assigns a label; other
-            heads assign the most probable class.
+        threshold: The probability, 0...1, from which a multi-label head assigns a label: one for
+            all labels, or one for each in the order of the outputs. That of a run is
+            `run.threshold`. Other heads assign the most probable class.
         batch_size: Images per forward pass.
         max_pixels: Maximum number of pixels of a file.
         resize: "stretch", "crop" or "pad", as the model's training images were resized; see
@@ -118,7 +118,7 @@ def predict(
         ('ant', {'ant': 0.5, 'bee': 0.5})
     """
     names = check_class_names(class_names, num_classes_of(model))
-    check_threshold(threshold)
+    thresholds = check_threshold(threshold, len(names))
     check_count("batch_size", batch_size)
     check_choice("resize", resize, RESIZES)
     image_shape = image_shape_of(model)
@@ -139,7 +139,7 @@ def predict(
         for batch in batches:
             rows.append(np.asarray(probabilities_of(forward(batch), model)))
             advance(len(batch))
-    predictions = predictions_from(np.concatenate(rows), names, head_kind(model), threshold, paths)
+    predictions = predictions_from(np.concatenate(rows), names, head_kind(model), thresholds, paths)
     return predictions if files_given is None else _add_unusable_files(predictions, files_given)
 
 
@@ -163,7 +163,7 @@ def predictions_from(
     probabilities: np.ndarray,
     class_names: Sequence[str],
     kind: str,
-    threshold: float,
+    threshold: Threshold,
     paths: Sequence[str | None],
     *,
     known: Sequence[bool] | None = None,
@@ -191,21 +191,6 @@ def predictions_from(
             )
         )
     return tuple(predictions)
-
-
-def is_label(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Whether a multi-label head assigns each label, compared in float32 as in exports."""
-    return probabilities >= np.float32(threshold)
-
-
-def check_threshold(threshold: float) -> None:
-    """Raises `ArgumentError` unless `threshold` is strictly between 0 and 1."""
-    is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
-    if not is_number or not 0 < threshold < 1:
-        raise ArgumentError(
-            "`threshold` must be between 0 and 1. "
-            f"Received: threshold={threshold!r}. Give a probability such as 0.5."
-        )
 
 
 def image_shape_of(model: keras.Model) -> tuple[int, int, int]:

@@ -19,7 +19,8 @@ from tlkit.data.given_images import GivenImage, ImageReader, ReadImage, find_ima
 from tlkit.errors import ArgumentError, check_count
 from tlkit.evaluation.exported import ExportedModel, saved_model_in
 from tlkit.evaluation.image_files import Paths, unusable_files_error
-from tlkit.evaluation.prediction import Prediction, check_threshold, predictions_from
+from tlkit.evaluation.prediction import Prediction, predictions_from
+from tlkit.evaluation.thresholds import Threshold, check_threshold
 from tlkit.utils.progress import bar
 
 
@@ -28,7 +29,7 @@ class FileClassifier(Protocol):
 
     class_names: tuple[str, ...]
     kind: str
-    threshold: float
+    threshold: Threshold
     max_pixels: int
 
     def predict(self, *, image_bytes: tf.Tensor) -> Mapping[str, tf.Tensor]:
@@ -53,7 +54,7 @@ class ClassifiedFile:
 def classify_files(
     model: FileClassifier,
     images: Sequence[GivenImage],
-    threshold: float | None = None,
+    threshold: Threshold | None = None,
     batch_size: int = 32,
 ) -> Iterator[ClassifiedFile]:
     """Yields each image with its prediction, in their order.
@@ -81,7 +82,7 @@ def classify_files(
 
 
 def _classified(
-    model: FileClassifier, read: Sequence[ReadImage], threshold: float
+    model: FileClassifier, read: Sequence[ReadImage], threshold: Threshold
 ) -> list[Prediction]:
     """Returns the prediction for each image of a batch; their indices are not set."""
     checks = [FileCheck(reason=one.problem) for one in read]
@@ -162,7 +163,7 @@ def _answers(
 def predict_exported(
     folder: str | os.PathLike[str],
     files: Paths,
-    threshold: float | None = None,
+    threshold: float | Sequence[float] | None = None,
     *,
     batch_size: int = 32,
 ) -> tuple[Prediction, ...]:
@@ -188,14 +189,14 @@ def predict_exported(
         )
     exported = ExportedModel(root)
     if threshold is not None:
-        check_threshold(threshold)
+        threshold = check_threshold(threshold, len(exported.class_names))
     return classify_all(exported, find_images(files, "files"), threshold, batch_size)
 
 
 def classify_all(
     model: FileClassifier,
     images: Sequence[GivenImage],
-    threshold: float | None = None,
+    threshold: Threshold | None = None,
     batch_size: int = 32,
     argument: str = "files",
 ) -> tuple[Prediction, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 from rich.cells import cell_len
 
 from tlkit.evaluation.intervals import Interval
+from tlkit.evaluation.label_scores import LabelScores
 from tlkit.evaluation.reliability import Reliability
 from tlkit.utils.formatting import confidence_interval, fraction_text, percent
 from tlkit.utils.text_repr import ShownAsText, html_paragraphs, html_table
@@ -42,6 +43,24 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class LabelRow:
+    """The scores of one label.
+
+    Attributes:
+        score: Precision, recall, F1 and number of images.
+        threshold: The probability from which it is assigned.
+        average_precision: Its average precision; `None` without images.
+        counts: Numbers of images that are assigned it correctly (TP) and wrongly (FP), and that are
+            not assigned it wrongly (FN) and correctly (TN).
+    """
+
+    score: ClassScore
+    threshold: float
+    average_precision: float | None
+    counts: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
 class Mistake:
     """One misclassified image.
 
@@ -74,8 +93,7 @@ class EvaluationReport(ShownAsText):
         kind: The model's head: "softmax", "binary" or "multi_label".
         num_images: Number of images.
         accuracy: Fraction of the images whose most probable class is correct, 0...1. For a
-            multi-label head the fraction of correct label decisions (images × labels, threshold
-            0.5).
+            multi-label head the fraction of correct label decisions (images × labels).
         interval: 95 % confidence interval of the accuracy, by Wilson's formula with `num_images`
             trials; conservative for a multi-label head.
         loss: Mean cross-entropy in nats, per image; for a multi-label head per label decision.
@@ -97,9 +115,12 @@ class EvaluationReport(ShownAsText):
             `None` for a multi-label head.
         mistakes: Every image with an incorrect prediction, the most confident mistake first.
         notes: What could not be measured, and why.
+        labels: The scores over all labels of a multi-label head, with the thresholds that assign
+            them; `None` for other heads.
     """
 
     _left_out = ("mistakes",)
+    _optional = ("labels",)
 
     kind: str
     num_images: int
@@ -118,6 +139,7 @@ class EvaluationReport(ShownAsText):
     confusion: np.ndarray | None
     mistakes: tuple[Mistake, ...]
     notes: tuple[str, ...]
+    labels: LabelScores | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -141,7 +163,7 @@ class EvaluationReport(ShownAsText):
     @property
     def figures(self) -> tuple[str, ...]:
         """The other figures, each in one line with its interval."""
-        lines = []
+        lines = [] if self.labels is None else [*self.labels.figures]
         if self.balanced_accuracy is not None:
             balanced = percent(self.balanced_accuracy)
             lines.append(f"balanced accuracy {balanced}{_with_interval(self.balanced_interval)}")
@@ -158,6 +180,8 @@ class EvaluationReport(ShownAsText):
 
     def __str__(self) -> str:
         """All figures and a table of the classes; with many classes, those with the lowest F1."""
+        if self.labels is not None:
+            return "\n".join([self.summary, *self.figures, *self._label_lines(), *self.notes])
         scores, remarks = self._scores_in_text()
         names = [" ".join(score.name.split()) for score in scores]
         width = max(cell_len(name) for name in ["class", *names])
@@ -170,6 +194,43 @@ class EvaluationReport(ShownAsText):
                 f"  {score.f1:6.3f}  {score.num_images:6,}"
             )
         return "\n".join([*lines, *remarks, *self.notes])
+
+    def _label_lines(self) -> list[str]:
+        """Returns the table of the labels, those with the lowest F1 if there are many."""
+        rows = self.label_rows()
+        shown, remarks = rows, []
+        if len(rows) > MAX_CLASSES_IN_TEXT:
+            shown = sorted(rows, key=lambda row: row.score.f1)[:MAX_CLASSES_IN_TEXT]
+            remarks = [f"the {MAX_CLASSES_IN_TEXT} of {len(rows)} labels with the lowest F1"]
+        names = [" ".join(row.score.name.split()) for row in shown]
+        width = max(cell_len(name) for name in ["label", *names])
+        lines = [
+            f"{'label':{width}}  threshold  precision  recall      F1      AP      TP      FP"
+            "      FN      TN"
+        ]
+        for name, row in zip(names, shown, strict=True):
+            average = "-" if row.average_precision is None else f"{row.average_precision:.3f}"
+            lines.append(
+                f"{name}{' ' * (width - cell_len(name))}  {row.threshold:9.3f}"
+                f"  {row.score.precision:9.3f}  {row.score.recall:6.3f}  {row.score.f1:6.3f}"
+                f"  {average:>6}" + "".join(f"  {number:6,}" for number in row.counts)
+            )
+        return [*lines, *remarks]
+
+    def label_rows(self) -> list[LabelRow]:
+        """Returns the scores of each label of a multi-label head; none for other heads."""
+        if self.labels is None:
+            return []
+        return [
+            LabelRow(score, threshold, average, _in_order(counts))
+            for score, threshold, average, counts in zip(
+                self.per_class,
+                self.labels.thresholds,
+                self.labels.average_precisions,
+                self.labels.counts,
+                strict=True,
+            )
+        ]
 
     def _repr_html_(self) -> str:
         scores, remarks = self._scores_in_text()
@@ -195,6 +256,12 @@ class EvaluationReport(ShownAsText):
         return lowest, [
             f"the {MAX_CLASSES_IN_TEXT} of {len(self.per_class)} classes with the lowest F1"
         ]
+
+
+def _in_order(counts: np.ndarray) -> tuple[int, int, int, int]:
+    """Returns TP, FP, FN and TN from counts by truth and prediction."""
+    (negative, false_positive), (false_negative, positive) = counts.tolist()
+    return positive, false_positive, false_negative, negative
 
 
 def _with_interval(ends: Interval | None) -> str:

@@ -5,6 +5,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from tlkit.errors import ArgumentError, ExportError, check_choice
 from tlkit.evaluation.exported import SERVING_FILE
 from tlkit.evaluation.forward import forward_of
 from tlkit.evaluation.names import check_class_names, num_classes_of
-from tlkit.evaluation.outputs import THRESHOLD
 from tlkit.evaluation.prediction import decoder_for, image_shape_of
+from tlkit.evaluation.thresholds import THRESHOLD, Threshold, check_threshold
 from tlkit.models.heads import head_kind, probabilities
 from tlkit.models.keras_files import KerasFileError, load_keras_file
 
@@ -33,8 +34,9 @@ class SafeModel:
     A SavedModel is a program: TensorFlow runs its graph, which may read and write files
     (https://github.com/tensorflow/tensorflow/blob/master/SECURITY.md). A `.keras` file lists Keras
     layers, and in Keras's safe mode no code in it is run: files with `Lambda` layers or custom
-    classes raise an error. tlkit itself decodes the images, and resizes them as the settings say
-    that `export_model` has stored in the file; without settings they are stretched.
+    classes raise an error. tlkit itself decodes the images, resizes them and assigns labels as the
+    settings say that `export_model` has stored in the file; without settings images are stretched,
+    and labels assigned from a probability of 0.5.
 
     Args:
         folder: The folder with both files.
@@ -42,7 +44,8 @@ class SafeModel:
     Attributes:
         class_names: The class names in the order of the probabilities.
         kind: The kind of head: "softmax", "binary" or "multi_label".
-        threshold: The probability, 0...1, from which a multi-label head assigns a label.
+        threshold: The probability, 0...1, from which a multi-label head assigns a label: one for
+            all labels, or one for each.
         max_pixels: Maximum number of pixels of an image.
         resize: "stretch", "crop" or "pad", see `load_folder`.
 
@@ -63,8 +66,9 @@ class SafeModel:
         self._image_shape = image_shape_of(self.model)
         self.class_names = _names_in(Path(folder, NAMES_FILE), num_classes_of(self.model))
         self.kind = head_kind(self.model)
-        self.threshold, self.max_pixels = THRESHOLD, MAX_PIXELS
-        self.resize = _resize_in(Path(folder, KERAS_FILE))
+        self.max_pixels = MAX_PIXELS
+        settings = _settings_in(Path(folder, KERAS_FILE), len(self.class_names))
+        self.resize, self.threshold = settings.resize, settings.threshold
 
     def predict(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns `probabilities`, `(n, num_classes)`, of image files, strings `(n,)`."""
@@ -95,17 +99,26 @@ def _load(file: Path) -> keras.Model:
         ) from error
 
 
-def _resize_in(file: Path) -> str:
-    """Returns how the model's images are resized; files of other programs do not say it."""
+@dataclass(frozen=True)
+class _Settings:
+    """What a model's file says about its use."""
+
+    resize: str = STRETCH
+    threshold: Threshold = THRESHOLD
+
+
+def _settings_in(file: Path, num_classes: int) -> _Settings:
+    """Returns the settings in a model's file; files of other programs have none."""
     try:
         with zipfile.ZipFile(file) as archive:
             if SERVING_FILE not in archive.namelist():
-                return STRETCH
+                return _Settings()
             if archive.getinfo(SERVING_FILE).file_size > _MAX_SETTINGS_BYTES:
                 raise ValueError("too large")
             settings = json.loads(archive.read(SERVING_FILE))
         resize = settings.get("resize", STRETCH)
         check_choice("resize", resize, RESIZES)
+        threshold = check_threshold(settings.get("threshold", THRESHOLD), num_classes)
     except (
         OSError,
         ValueError,
@@ -118,7 +131,7 @@ def _resize_in(file: Path) -> str:
             f"{SERVING_FILE} must hold a model's settings. Received: {str(file)!r} ({error}). "
             "Request the file again."
         ) from error
-    return str(resize)
+    return _Settings(str(resize), threshold)
 
 
 def _names_in(file: Path, num_classes: int) -> tuple[str, ...]:

@@ -25,14 +25,13 @@ from tlkit.evaluation.image_files import (
     resize_pixels,
 )
 from tlkit.evaluation.names import check_class_names, num_classes_of
-from tlkit.evaluation.outputs import THRESHOLD
 from tlkit.evaluation.prediction import (
-    check_threshold,
     decoder_for,
     image_shape_of,
     predictions_from,
 )
 from tlkit.evaluation.rejection import Rejection, check_rejection
+from tlkit.evaluation.thresholds import THRESHOLD, check_threshold
 from tlkit.export.formats import EXPORT_FORMATS, check_packages
 from tlkit.export.labels import add_labels
 from tlkit.export.litert import write_litert
@@ -119,7 +118,7 @@ def export_model(
     *,
     formats: Sequence[str] = ("saved_model",),
     samples: Sequence[str | os.PathLike[str]] | np.ndarray | None = None,
-    threshold: float = THRESHOLD,
+    threshold: float | Sequence[float] = THRESHOLD,
     max_pixels: int = MAX_PIXELS,
     rejection: Rejection | None = None,
     fresh_process: bool = True,
@@ -152,7 +151,9 @@ def export_model(
             "litert_int8" and "onnx". All but the first two need tlkit[export].
         samples: Images to compare on: files, or pixels 0...255 `(n, height, width, 3)`. By
             default, two images that come with scikit-learn, and six views of them.
-        threshold: Lowest probability, 0...1, for which a multi-label head gives a label.
+        threshold: Lowest probability, 0...1, for which a multi-label head gives a label: one for
+            all labels, or one for each in their order. The SavedModel applies it; clients of the
+            other formats must, and find it in the settings, as a number or a list.
         max_pixels: Largest number of pixels of an image file for the SavedModel.
         rejection: The result of `fit_rejection` for this model. Both signatures of the SavedModel
             then also return "known", bool `(n,)`, and "novelty", float32 `(n,)`, the OOD score,
@@ -184,7 +185,6 @@ def export_model(
     formats = _check_formats(formats)
     check_packages(formats)
     path = _check_path(path)
-    check_threshold(threshold)
     check_count("max_pixels", max_pixels)
     check_choice("resize", resize, RESIZES)
     image_shape = image_shape_of(model)
@@ -194,7 +194,7 @@ def export_model(
         kind=head_kind(model),
         image_size=image_shape[:2],
         channels=image_shape[-1],
-        threshold=float(threshold),
+        threshold=check_threshold(threshold, num_classes_of(model)),
         max_pixels=max_pixels,
         rejection=None if rejection is None else check_rejection(rejection, model),
         resize=resize,

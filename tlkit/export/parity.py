@@ -12,8 +12,7 @@ import numpy as np
 
 import tlkit.export.client as client_program
 from tlkit.errors import ExportError
-from tlkit.evaluation.outputs import THRESHOLD
-from tlkit.evaluation.prediction import is_label
+from tlkit.evaluation.thresholds import THRESHOLD, Threshold, is_label
 from tlkit.export.formats import EXPORT_FORMATS, MAX_ACCURACY_DROP
 from tlkit.models.heads import head_kind, probabilities
 from tlkit.utils.text_repr import ShownAsText
@@ -77,7 +76,7 @@ def check_parity(
     expected: np.ndarray,
     *,
     model: keras.Model,
-    threshold: float = THRESHOLD,
+    threshold: Threshold = THRESHOLD,
     labels: np.ndarray | None = None,
 ) -> ParityReport:
     """Runs an exported model in a fresh process and checks its outputs against the format's bounds.
@@ -171,7 +170,7 @@ def compare_probabilities(
     expected: np.ndarray,
     *,
     kind: str,
-    threshold: float = THRESHOLD,
+    threshold: Threshold = THRESHOLD,
     labels: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Returns the largest difference of a probability and the accuracy drop, both within bounds.
@@ -226,7 +225,7 @@ def accuracy_drop(
     expected: np.ndarray,
     *,
     kind: str,
-    threshold: float = THRESHOLD,
+    threshold: Threshold = THRESHOLD,
     labels: np.ndarray | None = None,
 ) -> float:
     """Returns the accuracy of the model in memory minus the accuracy of the exported model.

@@ -14,8 +14,10 @@ from tlkit.data.decoding import decoder
 from tlkit.data.settings import RGB, STRETCH
 from tlkit.evaluation.exported import CLASS_NAMES_FILE, SERVING_FILE
 from tlkit.evaluation.rejection import Rejection, ood_scores, with_features
+from tlkit.evaluation.thresholds import Threshold
 from tlkit.models.heads import probabilities as probabilities_of
 from tlkit.utils.tensorflow_logging import unlogged
+from tlkit.utils.text_repr import in_json
 
 Answers = dict[str, tf.Tensor]
 
@@ -28,7 +30,8 @@ class Serving:
         class_names: Class names in the order of the probabilities.
         kind: Kind of the head: "softmax", "binary" or "multi_label".
         image_size: Height and width in pixels of the model's input images.
-        threshold: Lowest probability for which a multi-label head gives a label.
+        threshold: Lowest probability for which a multi-label head gives a label: one for all, or
+            one for each.
         max_pixels: Largest number of pixels of an image file.
         rejection: Rejection of out-of-distribution images; `None` for none.
         resize: "stretch", "crop" or "pad", see `load_folder`.
@@ -38,7 +41,7 @@ class Serving:
     class_names: tuple[str, ...]
     kind: str
     image_size: tuple[int, int]
-    threshold: float
+    threshold: Threshold
     max_pixels: int
     rejection: Rejection | None = None
     resize: str = STRETCH
@@ -56,7 +59,7 @@ class Serving:
             "image_size": list(self.image_size),
             "channels": self.channels,
             "resize": self.resize,
-            "threshold": self.threshold,
+            "threshold": in_json(self.threshold),
             "max_pixels": self.max_pixels,
         }
         return about | ({"rejection": self.rejection.as_dict()} if self.rejection else {})
@@ -93,7 +96,8 @@ class Serving:
         names = tf.constant(self.class_names)
         if self.kind == "multi_label":
             # Without a label, a row's segment is empty and the result is "".
-            rows_and_columns = tf.where(probabilities >= self.threshold)
+            thresholds = tf.constant(self.threshold, tf.float32)
+            rows_and_columns = tf.where(probabilities >= thresholds)
             labels = tf.strings.unsorted_segment_join(
                 tf.gather(names, rows_and_columns[:, 1]),
                 rows_and_columns[:, 0],

@@ -135,6 +135,12 @@ def add_classes_run(
             "`out` must be another folder than that of the run, which is not changed. "
             f"Received: out={str(out)!r}. Choose a new folder."
         )
+    if parent.is_multi_label:
+        raise ArgumentError(
+            "`run` must have one class per image to add classes. "
+            f"Received: {str(parent.path)!r}, with several labels per image. Train a new run with "
+            "all labels: tlkit train --multi-label."
+        )
     method, exemplars = choose_method(
         method,
         exemplars=exemplars,

@@ -41,7 +41,7 @@ class SizePlan:
     left_out: tuple[str, ...] = ()
 
 
-_TRIAL_ARGUMENTS = ("learning_rate", "class_weight", "seed", "unfreeze", "layer_decay")
+_TRIAL_ARGUMENTS = ("learning_rate", "seed", "unfreeze", "layer_decay")
 """Epochs and augmentation are left out: trials take few epochs on stored activations."""
 
 
@@ -76,7 +76,7 @@ def backbone_choice(
         max_milliseconds=config.max_milliseconds,
         max_megabytes=config.max_megabytes,
         budget=None if config.minutes is None else BACKBONES_FRACTION * 60 * config.minutes,
-        class_weight=config.class_weight,
+        class_weight=config.weighting_for(data.class_names).for_solving(),
         seed=config.seed,
     )
     log(str(comparison))
@@ -127,7 +127,7 @@ def image_size_choice(
     comparison = compare_backbones(
         data,
         [f"{backbone}@{size}{weights}" for size in plan.sizes],
-        class_weight=config.class_weight,
+        class_weight=config.weighting_for(data.class_names).for_solving(),
         seed=config.seed,
     )
     log(str(comparison))
@@ -158,7 +158,7 @@ def inference_size_choice(
         return choice
     from tlkit.advice.inference_size import choose_inference_size
 
-    chosen = choose_inference_size(model, data, class_weight=config.class_weight)
+    chosen = choose_inference_size(model, data, class_weight=config.weighting_for(data.class_names))
     log(f"size of images in use: {chosen}")
     return Choice({"inference_size": chosen.pixels}, [str(chosen)])
 
@@ -224,7 +224,7 @@ def anchor_choice(
     """
     from tlkit.continual.warm_start import choose_strength
 
-    arguments = config.given_values(*_TRIAL_ARGUMENTS)
+    arguments = config.training_values(data.class_names, *_TRIAL_ARGUMENTS)
     report = choose_strength(model, data, importance, old, **arguments)
     return Choice({"anchor": report.chosen}, str(report).splitlines())
 

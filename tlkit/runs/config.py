@@ -14,6 +14,7 @@ from typing import Any
 from tlkit.advice.candidates import check_limits, parse_candidates, with_absolute_paths
 from tlkit.continual.methods import WITHOUT_TRAINING
 from tlkit.data.augmentation import AUGMENTATIONS, MIXING
+from tlkit.data.class_weighting import SAMPLINGS, ClassWeighting, weighting_of
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import (
     DAMAGED,
@@ -33,6 +34,7 @@ from tlkit.errors import (
     check_seed,
     check_side,
 )
+from tlkit.evaluation.thresholds import check_threshold
 from tlkit.models.backbone_files import with_absolute_path
 from tlkit.models.backbone_spec import preprocessing_of
 from tlkit.models.catalogue import find_backbone
@@ -53,6 +55,7 @@ ONLY_FINE_TUNING = (
     "train",
     "adapters",
     "anchor",
+    "loss",
     "inference_size",
 )
 """Arguments that do not apply to training the head alone."""
@@ -64,6 +67,10 @@ _LEFT_OUT = {
     "preprocessing": None,
     "train": None,
     "adapters": None,
+    "multi_label": False,
+    "threshold": None,
+    "sampling": None,
+    "loss": None,
     "damaged": KEEP,
     "head": None,
     "views": None,
@@ -97,15 +104,16 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "minutes": check_positive,
     "layer_decay": check_positive_fraction,
     "anchor": check_not_negative,
+    "threshold": lambda _, value: check_threshold(value, None),
     "seed": lambda _, value: check_seed(value),
     "channels": lambda _, value: check_channels_of_files(value),
 }
-_MAY_BE_AUTO = ("anchor", *_SIZES)
+_MAY_BE_AUTO = ("anchor", "threshold", *_SIZES)
 CHOICES: Mapping[str, Collection[str]] = {
     "mode": MODES,
     "damaged": DAMAGED,
     "importance": WITHOUT_TRAINING,
-    "class_weight": ("balanced",),
+    "sampling": SAMPLINGS,
     "head": FORMS,
     "tta": TEST_TIME_VIEWS,
     "resize": RESIZES,
@@ -194,6 +202,14 @@ class RunConfig:
             metavar="PHOTOS",
             is_path=True,
         )
+    )
+    multi_label: bool = field(
+        default=False,
+        metadata=option(
+            "An image may have several labels: a column of labels such as sea|sun, or one column "
+            "of 0 and 1 for each.",
+            IMAGES,
+        ),
     )
     from_run: str | None = field(
         default=None,
@@ -325,7 +341,37 @@ class RunConfig:
     )
     class_weight: str | None = field(
         default=None,
-        metadata=option("balanced gives images of rare classes more weight.", TRAINING, "NAME"),
+        metadata=option(
+            "Weight of the images of each class: balanced, effective (by the effective number of "
+            "images), or as given.",
+            TRAINING,
+            "balanced|effective[:BETA]|CLASS=W,...",
+        ),
+    )
+    sampling: str | None = field(
+        default=None,
+        metadata=option(
+            "shuffled, or balanced: each class is drawn equally often in an epoch.",
+            TRAINING,
+            "NAME",
+        ),
+    )
+    loss: str | None = field(
+        default=None,
+        metadata=option(
+            "Loss of fine-tuning: cross-entropy, or focal, in which correct images count less.",
+            TRAINING,
+            "cross-entropy|focal[:GAMMA]",
+        ),
+    )
+    threshold: float | str | None = field(
+        default=None,
+        metadata=option(
+            "With --multi-label: the probability from which a label is assigned; auto, the "
+            "default, chooses one for each label on validation images.",
+            MODEL,
+            "X|auto",
+        ),
     )
     tta: str = field(
         default=NONE,
@@ -446,6 +492,28 @@ class RunConfig:
             arguments["backbones"] = tuple(arguments["backbones"])
         return cls(**arguments, kept=True)
 
+    def weighting_for(self, class_names: Sequence[str]) -> ClassWeighting:
+        """Returns how the classes count, by their order.
+
+        Raises:
+            ArgumentError: `class_weight` names a class that is not one of them.
+        """
+        return self.weighting.for_classes(class_names)
+
+    @property
+    def weighting(self) -> ClassWeighting:
+        """How classes count, by name."""
+        return weighting_of(self.class_weight, sampling=self.sampling, loss=self.loss)
+
+    def training_values(self, class_names: Sequence[str], *names: str) -> dict[str, Any]:
+        """Returns those of the named arguments of a training that are given, by name.
+
+        `class_weight` is one of them if classes count differently in any way.
+        """
+        values = self.given_values(*names)
+        weighting = self.weighting_for(class_names)
+        return values if weighting == ClassWeighting() else {**values, "class_weight": weighting}
+
     def given_values(self, *names: str) -> dict[str, Any]:
         """Returns those of the named arguments that are not `None`, by name."""
         values = {name: getattr(self, name) for name in names}
@@ -468,7 +536,11 @@ class RunConfig:
         }
         self._set("photos", absolute(self.photos))
         check_choice("mode", self.mode, MODES)
-        says_what_trains = (self.unfreeze, self.train, self.adapters)
+        class_weight, sampling, loss = self.weighting.texts()
+        self._set("class_weight", class_weight)
+        self._set("sampling", sampling)
+        self._set("loss", loss)
+        says_what_trains = (self.unfreeze, self.train, self.adapters, self.loss)
         is_said = any(given is not None for given in says_what_trains)
         if self.mode == AUTO and (is_said or self.augment in MIXING):
             self._set("mode", "fine-tune")  # nothing is left to choose
@@ -486,8 +558,8 @@ class RunConfig:
                 self._set("channels", None)
         if self.old_photos is not None:
             self._set("old_photos", absolute(self.old_photos))
-        self._check_combinations()
         self._check_last_training()
+        self._check_combinations()
         return as_given
 
     def _check_combinations(self) -> None:
@@ -545,6 +617,13 @@ class RunConfig:
                 )
 
     def _check_last_training(self) -> None:
+        if self.loss is not None and (self.mode == "head" or self.minutes is not None):
+            other = f"minutes={self.minutes:g}" if self.mode != "head" else "mode='head'"
+            raise ArgumentError(
+                "`loss` must be 'cross-entropy' for a head that is solved, which minimises no "
+                "focal loss, and with `minutes`, which may leave no time for more. "
+                f"Received: loss={self.loss!r}, {other}. Use mode='fine-tune'."
+            )
         if self.keep_statistics is False and self.statistics_width is not None:
             raise ArgumentError(
                 "`statistics_width` must be left out if no statistics are kept. Received: "
@@ -605,6 +684,7 @@ class RunConfig:
             "image_size": None,
             "resize": None,
             "channels": None,
+            "multi_label": False,
         }
         for name, default in decided.items():
             if getattr(self, name) != default:
@@ -643,6 +723,7 @@ class RunConfig:
     def _check_values(self) -> None:
         """Checks each value by itself; this holds for given and resolved configs."""
         adapters_of(self.adapters)
+        _ = self.weighting
         for name in _SIZES:
             if isinstance(value := getattr(self, name), str) and value != AUTO:
                 raise ArgumentError(
@@ -657,7 +738,7 @@ class RunConfig:
         for name, allowed in CHOICES.items():
             if (value := getattr(self, name)) is not None:
                 check_choice(name, value, allowed)
-        for name in ("reject_unknown", "refit", "keep_statistics"):
+        for name in ("multi_label", "reject_unknown", "refit", "keep_statistics"):
             may_be_none = name == "keep_statistics"
             if not isinstance(value := getattr(self, name), bool) and not (
                 may_be_none and value is None

@@ -9,7 +9,7 @@ from tlkit.errors import some_of
 from tlkit.runs.config import RunConfig
 from tlkit.runs.directory import LOG_FILE, Run, accuracy_of
 from tlkit.runs.results import SHIPPED
-from tlkit.utils.formatting import percent
+from tlkit.utils.formatting import confidence_interval, percent
 
 MAX_LINES = 15
 _SHOWN_NAMES = 6
@@ -52,7 +52,10 @@ def _exported(run: Run) -> Iterator[str]:
 def _accuracies(metrics: Mapping[str, Any]) -> Iterator[str]:
     for split in ("test", "validation"):
         if scores := metrics[split]:
-            yield f"{split} accuracy {accuracy_of(scores)}"
+            if labels := scores.get("labels"):
+                yield f"{split}: {_scores_of_labels(labels)}"
+            what = "accuracy of label decisions" if labels else "accuracy"
+            yield f"{split} {what} {accuracy_of(scores)}"
     if scores := metrics.get("cross_validation"):
         yield f"cross-validated accuracy {accuracy_of(scores)}"
 
@@ -68,6 +71,15 @@ def _test_time_views(metrics: Mapping[str, Any]) -> Iterator[str]:
             f"test-time views ({views['name']}): {gain}; {after:.1f} ms for an image instead of "
             f"{before:.1f}"
         )
+
+
+def _scores_of_labels(labels: Mapping[str, Any]) -> str:
+    names = {"mean_average_precision": "mAP", "f1_micro": "F1 micro", "f1_macro": "F1 macro"}
+    return ", ".join(
+        f"{name} {percent(labels[key])} ({confidence_interval(labels[f'{key}_interval'])})"
+        for key, name in names.items()
+        if labels[key] is not None
+    )
 
 
 def _refit(metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -80,7 +80,7 @@ def _probabilities(
     chosen = measure(dataclasses.replace(trained, model=model), used, config, quiet)
     if config.mode == "fine-tune":
         head = solve_head(build_model(config, None, fold), fold, config, quiet)
-        if choose_shipped(head, chosen, config.class_weight).is_head:
+        if choose_shipped(head, chosen, config.weighting_for(fold.class_names)).is_head:
             chosen = head
     served = chosen.served
     (outputs,), _ = collect_outputs([served], chosen.data.test)

@@ -16,6 +16,7 @@ import numpy as np
 
 from tlkit.data.images import ImageSplit
 from tlkit.errors import RunError, StorageError
+from tlkit.evaluation.thresholds import THRESHOLD, Threshold
 from tlkit.models.test_time_views import NONE
 from tlkit.runs.any_config import Config
 from tlkit.runs.config import RunConfig, check_type
@@ -150,6 +151,17 @@ class Run(ShownAsText):
     def channels(self) -> int:
         """Number of channels of its images, 3 or 1."""
         return self.run_record.channels
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.run_record.thresholds is not None
+
+    @property
+    def threshold(self) -> Threshold:
+        """The probability from which a label is assigned: one for each, or 0.5."""
+        thresholds = self.run_record.thresholds
+        return THRESHOLD if thresholds is None else thresholds.values
 
     def load_served_model(self) -> "keras.Model":
         """Returns the model that the run's figures and its SavedModel are of.

@@ -33,10 +33,10 @@ from tlkit.runs.forget_config import ForgetConfig, fingerprint_of
 from tlkit.runs.kept_statistics import load_run_statistics, write_statistics
 from tlkit.runs.known_images import (
     ancestors,
-    class_weight_of,
     image_folders,
     places_of,
     settings_of,
+    weighting_of_run,
 )
 from tlkit.runs.outputs import (
     evaluate_splits,
@@ -212,7 +212,8 @@ def _make(config: ForgetConfig, forgotten: _Forgotten, parent: Run, context: Run
             smaller = remove_from_statistics(statistics, old_model, removed, parent.class_names)
             if forgotten.class_names:
                 smaller = smaller.without_classes(forgotten.class_names)
-            solved = solve_exact_head(old_model, smaller, class_weight=class_weight_of(parent))
+            weighting = weighting_of_run(parent, smaller.class_names)
+            solved = solve_exact_head(old_model, smaller, class_weight=weighting)
         seen = _seen_by_network(parent, labels)
         with clock.timed("evaluation"):
             evaluations = evaluate_splits(solved.model, data)

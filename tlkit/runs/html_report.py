@@ -38,6 +38,7 @@ MAX_LISTED = 50
 
 _TITLES = {
     "confusion": "Confusion matrix",
+    "labels": "Labels",
     "mistakes": "Worst mistakes",
     "calibration": "Calibration",
     "choices": "Choices of the run",
@@ -154,6 +155,7 @@ def write_report(path: Path, page: Page) -> None:
         else None,
         classes=_class_rows(page.data, evaluation),
         matrix=_confusion_matrix(evaluation),
+        label_rows=[] if evaluation is None else evaluation.label_rows(),
         mistakes=_load_mistakes(evaluation, page.maps),
         comparisons=comparisons,
         comparison_plots={
@@ -178,6 +180,7 @@ def _sections(page: Page, evaluation: EvaluationReport | None) -> dict[str, str]
     """Returns the headings of the sections that the page has, by anchor."""
     is_included = {
         "confusion": evaluation is not None and evaluation.confusion is not None,
+        "labels": evaluation is not None and evaluation.labels is not None,
         "mistakes": evaluation is not None,
         "calibration": evaluation is not None,
         "choices": bool(page.choices),

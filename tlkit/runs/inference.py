@@ -75,6 +75,7 @@ def evaluate_run(
         max_pixels=finished.max_pixels if max_pixels is None else max_pixels,
         damaged=finished.run_record.config.damaged if damaged is None else damaged,
         argument="photos",
+        multi_label=finished.is_multi_label,
     )
     unseen = exclude_images(images, seen)
     if not unseen.num_images:
@@ -83,7 +84,7 @@ def evaluate_run(
             f"Received: {str(photos)!r}, whose images were all used. Give other images."
         )
     with missing_files_named([unseen]):
-        return evaluate(model, unseen, finished.class_names)
+        return evaluate(model, unseen, finished.class_names, threshold=finished.threshold)
 
 
 def export_run(
@@ -134,6 +135,7 @@ def export_run(
         max_pixels=finished.max_pixels,
         rejection=Rejection.load(stored) if has_rejection else None,
         resize=finished.resize,
+        threshold=finished.threshold,
     )
 
 

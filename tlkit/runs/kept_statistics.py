@@ -109,7 +109,9 @@ def check_room(
     """
     from tlkit.continual.statistics_file import default_width
 
-    if config.keep_statistics is False or not (_is_asked(config) or _may_be_kernel_head(config)):
+    if data.is_multi_label or config.keep_statistics is False:
+        return
+    if not (_is_asked(config) or _may_be_kernel_head(config)):
         return
     size = _size(model, data.train)
     width = config.statistics_width or default_width(size.num_images)
@@ -141,7 +143,7 @@ def keep_statistics(
     from tlkit.continual.statistics_file import default_width
     from tlkit.models.kernel_head import has_kernel_head
 
-    if config.keep_statistics is False:
+    if config.keep_statistics is False or images.labels.ndim == 2:
         return
     statistics = measured.statistics
     if statistics is None:

@@ -1,8 +1,9 @@
 """The images that a run and the runs before it have used, and where they are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.data.settings import Settings, check_settings
 from tlkit.data.splits import SPLITS
 from tlkit.runs.config import SPLITS as SPLIT_FRACTIONS
@@ -44,12 +45,19 @@ def image_folders(run: Run) -> Iterator[str]:
         yield ancestor.run_record.config.photos
 
 
-def class_weight_of(run: Run) -> str | None:
-    """Returns the class weights with which a run's head was trained, or that of its ancestor."""
+def weighting_of_run(run: Run, class_names: Sequence[str]) -> ClassWeighting:
+    """Returns how classes counted for a run's head, or that of its ancestor.
+
+    Args:
+        run: The run.
+        class_names: The classes of a head that is made from it; weights of others are left out.
+    """
     for ancestor in ancestors(run):
         if isinstance(config := ancestor.run_record.config, RunConfig):
-            return config.class_weight
-    return None
+            weighting = config.weighting_for(ancestor.class_names).for_solving()
+            named = weighting.with_names(ancestor.class_names)
+            return named.for_classes(class_names, only_known=True)
+    return ClassWeighting()
 
 
 def settings_of(run: Run, config: FollowUpConfig) -> Settings:

@@ -12,7 +12,7 @@ from tlkit.errors import DataError
 from tlkit.runs.add_classes_config import AddClassesConfig
 from tlkit.runs.directory import EXEMPLARS_FILE, STATISTICS_FILE, Run
 from tlkit.runs.kept_statistics import load_run_statistics
-from tlkit.runs.known_images import class_weight_of
+from tlkit.runs.known_images import weighting_of_run
 
 if TYPE_CHECKING:
     import keras
@@ -102,7 +102,7 @@ def joint_accuracy(
         _gathered(old, joined),
         data.train,
         data.class_names,
-        class_weight=class_weight_of(old.run),
+        class_weight=weighting_of_run(old.run, data.class_names),
     )
     return evaluate(trained.model)
 
@@ -129,7 +129,7 @@ def _prepare_exact(old: OldImages, joined: Joined) -> Callable[[], Learned]:
             earlier,
             data.train,
             data.class_names,
-            class_weight=class_weight_of(old.run),
+            class_weight=weighting_of_run(old.run, data.class_names),
         )
         growth = GrowthReport(
             names,

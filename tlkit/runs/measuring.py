@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.data.images import ImageData
+from tlkit.evaluation.thresholds import THRESHOLD, LabelThresholds
 from tlkit.runs.choices import initial_image_size
 from tlkit.runs.config import RunConfig
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import Run
 from tlkit.runs.outputs import evaluate_splits, export_into
 from tlkit.runs.results import CalibrationDecision, RunResults, Shipped, TestTimeViews
+from tlkit.runs.several_labels import choose_run_thresholds
 from tlkit.runs.steps import (
     Trained,
     calibrate_on_validation,
@@ -44,6 +47,8 @@ class Measured:
             images.
         statistics: The statistics that its head was solved from; `None` if it was trained
             otherwise.
+        thresholds: The probability from which each label is assigned; `None` with one class per
+            image.
     """
 
     model: "keras.Model"
@@ -54,6 +59,7 @@ class Measured:
     views: TestTimeViews | None
     evaluations: "Mapping[str, EvaluationReport | None]"
     statistics: "HeadStatistics | None" = None
+    thresholds: LabelThresholds | None = None
 
 
 def measure(trained: Trained, data: ImageData, config: RunConfig, log: RunLog) -> Measured:
@@ -71,7 +77,11 @@ def measure(trained: Trained, data: ImageData, config: RunConfig, log: RunLog) -
     served, views = with_test_time_views(model, data, config)
     if views is not None:
         log(str(views), "")
-    evaluations = evaluate_splits(served, data)
+    thresholds = choose_run_thresholds(served, data, config)
+    if thresholds is not None:
+        log(str(thresholds), "")
+    threshold = THRESHOLD if thresholds is None else thresholds.values
+    evaluations = evaluate_splits(served, data, threshold)
     return Measured(
         model,
         data,
@@ -81,6 +91,7 @@ def measure(trained: Trained, data: ImageData, config: RunConfig, log: RunLog) -
         views,
         evaluations,
         calibration.put_into(trained.statistics),
+        thresholds,
     )
 
 
@@ -95,7 +106,8 @@ def solve_head(model: "keras.Model", data: ImageData, config: RunConfig, log: Ru
     """
     from tlkit.training.head import train_head
 
-    training = train_head(model, data, class_weight=config.class_weight, seed=config.seed)
+    weighting = config.weighting_for(data.class_names).for_solving()
+    training = train_head(model, data, class_weight=weighting, seed=config.seed)
     log(str(training), "")
     return measure(Trained(model, training), data, config, log)
 
@@ -127,6 +139,7 @@ def export_measured(
         config.max_pixels,
         rejection=rejection,
         served=measured.served,
+        thresholds=measured.thresholds,
         before_replacing=before_replacing,
     )
     return RunResults(
@@ -135,10 +148,11 @@ def export_measured(
         calibration=measured.calibration,
         views=measured.views,
         rejection=rejection,
+        thresholds=measured.thresholds,
     )
 
 
-def choose_shipped(head: Measured, tuned: Measured, class_weight: str | None) -> Shipped:
+def choose_shipped(head: Measured, tuned: Measured, weighting: ClassWeighting) -> Shipped:
     """Chooses between the head alone and the fine-tuned model by validation images.
 
     They are compared by their calibrated cross-entropy, see `evaluate_candidate`. The fine-tuned
@@ -148,7 +162,7 @@ def choose_shipped(head: Measured, tuned: Measured, class_weight: str | None) ->
     Args:
         head: The head alone.
         tuned: The fine-tuned model.
-        class_weight: "balanced" or `None`: how images count.
+        weighting: How classes count.
     """
     from tlkit.training.candidates import evaluate_candidate, prefers_other
     from tlkit.training.criterion import criterion_for
@@ -156,8 +170,8 @@ def choose_shipped(head: Measured, tuned: Measured, class_weight: str | None) ->
     images = head.data.validation
     if images is None or tuned.data.validation is None:
         return Shipped(False, "there are no validation images to compare it with the head alone")
-    one = evaluate_candidate(head.served, images, class_weight)
-    two = evaluate_candidate(tuned.served, tuned.data.validation, class_weight)
+    one = evaluate_candidate(head.served, images, weighting)
+    two = evaluate_candidate(tuned.served, tuned.data.validation, weighting)
     gain, error = two.gain_over(one)
     is_unchanged = not tuned.training.stages[-1].kept_fraction
     is_head = prefers_other(gain, error, is_unchanged=is_unchanged)
@@ -168,7 +182,7 @@ def choose_shipped(head: Measured, tuned: Measured, class_weight: str | None) ->
         )
     if is_head and is_unchanged:
         what = f"fine-tuning has kept the initial weights; {what}"
-    name = criterion_for(images, class_weight).name
+    name = criterion_for(images, weighting).name
     figures = (
         f"{name} {percent(one.score.value)} of the head alone, {percent(two.score.value)} "
         f"fine-tuned, on {one.score.num_images:,} validation images"
@@ -177,11 +191,12 @@ def choose_shipped(head: Measured, tuned: Measured, class_weight: str | None) ->
 
 
 def compare_with_head(
-    head: Measured, tuned: Measured, class_weight: str | None
+    head: Measured, tuned: Measured, weighting: ClassWeighting
 ) -> "ComparisonReport | None":
     """Compares the head alone with a fine-tuned model on the same images, by McNemar's test.
 
-    With `class_weight`, they are compared by balanced accuracy, as they were trained.
+    If all classes have the same weight, they are compared by balanced accuracy, as they were
+    trained; otherwise by the plain accuracy.
 
     Returns:
         The comparison, the head alone first, on test images, or on validation images without a
@@ -192,7 +207,8 @@ def compare_with_head(
     for name, split in (("test", head.data.test), ("validation", head.data.validation)):
         one, two = head.evaluations[name], tuned.evaluations[name]
         if split is not None and one is not None and two is not None:
-            labels = None if class_weight is None else split.labels
+            is_balanced = weighting.is_balanced and split.labels.ndim == 1
+            labels = split.labels if is_balanced else None
             return compare_outcomes(one.is_right, two.is_right, labels)
     return None
 
@@ -219,6 +235,7 @@ def build_model(config: RunConfig, parent: Run | None, data: ImageData) -> "kera
             channels=data.channels,
             weights=config.weights,
             seed=config.seed,
+            multi_label=data.is_multi_label,
         )
     else:
         raise RuntimeError("a config names neither a run nor a backbone")

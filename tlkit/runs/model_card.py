@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.continual.growth_report import EXACT
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.data.settings import CROP, PAD, RESIZES, STRETCH
 from tlkit.displays.activity import duration
 from tlkit.evaluation.intervals import wilson_interval
 from tlkit.runs.any_config import Config
+from tlkit.runs.config import RunConfig
 from tlkit.runs.directory import STATISTICS_FILE
 from tlkit.runs.hub_header import MAX_IN_NAME, hub_header, last_part
 from tlkit.runs.record import RunRecord
@@ -33,6 +35,9 @@ _METRICS = (
     ("balanced_accuracy", "balanced_interval", "balanced accuracy"),
     ("top_k_accuracy", "top_k_interval", "top-{top_k} accuracy"),
     ("roc_auc", "roc_auc_interval", "ROC-AUC"),
+    ("mean_average_precision", "mean_average_precision_interval", "mAP"),
+    ("f1_micro", "f1_micro_interval", "F1 micro"),
+    ("f1_macro", "f1_macro_interval", "F1 macro"),
 )
 """Key of a metric and of its interval in `metrics.json`, and its name in the card."""
 
@@ -130,7 +135,7 @@ def _introduction(class_names: Sequence[str], record: RunRecord) -> Iterator[str
     yield f"# {shown}{rest}"
     yield ""
     yield (
-        f"Classifies images into {len(class_names)} classes. {_origin(record.resolved)} It takes "
+        f"{_task(class_names, record)} {_origin(record.resolved)} It takes "
         f"images of {width} × {height} pixels, 0…255; preprocessing is part of the model."
     )
     if state := record.state:
@@ -151,6 +156,18 @@ def _origin(config: Config) -> str:
     return f"The backbone is {escaped(last_part(str(config.backbone)))}, trained from {origin}."
 
 
+def _task(class_names: Sequence[str], record: RunRecord) -> str:
+    if record.thresholds is None:
+        return f"Classifies images into {len(class_names)} classes."
+    return f"Assigns any number of {len(class_names)} labels to an image."
+
+
+def _as_sentence(text: str) -> str:
+    """Returns a report of several lines as one sentence."""
+    line = escaped("; ".join(text.splitlines()))
+    return line[:1].upper() + line[1:]
+
+
 def _metrics(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "## Metrics"
     yield ""
@@ -158,7 +175,8 @@ def _metrics(measured: Mapping[str, Any]) -> Iterator[str]:
         yield "None: there were neither validation nor test images."
         return
     rows = []
-    for split, scores in measured.items():
+    for split, given in measured.items():
+        scores = {**given, **(given.get("labels") or {})}
         for key, interval_key, name in _METRICS:
             ends = scores.get(interval_key)
             if ends is not None and scores.get(key) is not None:
@@ -181,6 +199,9 @@ def _metrics(measured: Mapping[str, Any]) -> Iterator[str]:
 def _classes(measured: Mapping[str, Any]) -> Iterator[str]:
     """Yields the metrics of each class on the most important split, and the most confused ones."""
     for split, report in list(measured.items())[:1]:
+        if labels := report.get("labels"):
+            yield from _labels(split, report["per_class"], labels)
+            return
         yield f"## Classes, on {split} images"
         yield ""
         scores = report["per_class"]
@@ -205,6 +226,39 @@ def _classes(measured: Mapping[str, Any]) -> Iterator[str]:
         if len(scores) > MAX_LISTED:
             yield f"Listed are the {MAX_LISTED} of {len(scores)} classes with the lowest recall."
         yield from _confusions(scores, confusion)
+
+
+def _labels(
+    split: str, scores: Sequence[Mapping[str, Any]], labels: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yields the metrics of each label, those with the lowest F1 if there are many."""
+    yield f"## Labels, on {split} images"
+    yield ""
+    lowest = sorted(range(len(scores)), key=lambda index: scores[index]["f1"])[:MAX_LISTED]
+    rows = []
+    for index in sorted(lowest):
+        score, average = scores[index], labels["average_precisions"][index]
+        (negative, false_positive), (false_negative, positive) = labels["counts"][index]
+        rows.append(
+            (
+                escaped(score["name"]),
+                f"{labels['thresholds'][index]:.3f}",
+                *(percent(score[name]) for name in ("precision", "recall", "f1")),
+                "none" if average is None else percent(average),
+                *(f"{one:,}" for one in (score["num_images"], positive, false_positive)),
+                *(f"{one:,}" for one in (false_negative, negative)),
+            )
+        )
+    columns = ("label", "threshold", "precision", "recall", "F1", "average precision")
+    yield from _table((*columns, "support", "TP", "FP", "FN", "TN"), rows)
+    yield ""
+    yield (
+        "An image is assigned every label whose probability is at least its threshold. Support is "
+        "the number of images with the label; TP and FN are those of them that are assigned it and "
+        "that are not, FP and TN the same of the other images."
+    )
+    if len(scores) > MAX_LISTED:
+        yield f"Listed are the {MAX_LISTED} of {len(scores)} labels with the lowest F1."
 
 
 def _confusions(
@@ -310,6 +364,7 @@ def _training(
     listed = ", ".join(f"`{name}={value!r}`" for name, value in arguments.items())
     yield ""
     yield f"Arguments: {listed}."
+    yield from _decisions(record)
     for name, choice in record.choices.items():
         yield ""
         title = name.capitalize().replace("_", " ")
@@ -360,6 +415,16 @@ def _training(
         if tested := rejection["test"]:
             rate = fraction_text(tested["rate"], tested["num_images"], tested["interval"])
             yield f"It rejects {rate} of the test images, whose classes are all known."
+
+
+def _decisions(record: RunRecord) -> Iterator[str]:
+    """Yields how classes count, and from which probability a label is assigned."""
+    if isinstance(record.config, RunConfig) and record.config.weighting != ClassWeighting():
+        yield ""
+        yield f"How classes count in training: {escaped(str(record.config.weighting))}."
+    if record.thresholds is not None:
+        yield ""
+        yield f"{_as_sentence(str(record.thresholds))}."
 
 
 def _use(record: RunRecord, packages: Sequence[str], *, rejects_unknown: bool) -> Iterator[str]:

@@ -98,7 +98,7 @@ def load_old_task(config: RunConfig, context: RunContext, data: ImageData) -> "O
 def _load(folder: str, parent: Run, config: RunConfig) -> ImageData:
     """Loads the images of the earlier run with its split."""
     return load_listing(
-        list_images(folder, argument="old_photos"),
+        list_images(folder, argument="old_photos", multi_label=parent.is_multi_label),
         check_settings(
             parent.image_size,
             config.batch_size,

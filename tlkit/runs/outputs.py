@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tlkit.data.augmentation import augmentation_of
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.data.images import ImageData
 from tlkit.data.settings import RESIZES, RGB, STRETCH
+from tlkit.evaluation.thresholds import THRESHOLD, LabelThresholds, Threshold
 from tlkit.export.formats import EXPORT_FORMATS
+from tlkit.runs.any_config import Config
 from tlkit.runs.config import RunConfig
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import (
@@ -43,12 +46,22 @@ _NUM_IN_TITLE = 5
 _NUM_TRAINING_IMAGES = 12
 
 
-def evaluate_splits(model: "keras.Model", data: ImageData) -> dict[str, "EvaluationReport | None"]:
-    """Evaluates the model on validation and test; `None` for a split without images."""
+def evaluate_splits(
+    model: "keras.Model", data: ImageData, threshold: Threshold = THRESHOLD
+) -> dict[str, "EvaluationReport | None"]:
+    """Evaluates the model on validation and test; `None` for a split without images.
+
+    Args:
+        model: The model.
+        data: The images at the model's size.
+        threshold: The probability from which a multi-label head assigns a label.
+    """
     from tlkit.evaluation.metrics import evaluate
 
     return {
-        name: None if split is None else evaluate(model, split, data.class_names)
+        name: None
+        if split is None
+        else evaluate(model, split, data.class_names, threshold=threshold)
         for name, split in (("validation", data.validation), ("test", data.test))
     }
 
@@ -61,6 +74,7 @@ def export_into(
     *,
     rejection: "FittedRejection | None" = None,
     served: "keras.Model | None" = None,
+    thresholds: LabelThresholds | None = None,
     before_replacing: Callable[[], None] = lambda: None,
 ) -> None:
     """Writes `saved_model/` and `model.keras`; both are compared with the model on some images.
@@ -74,6 +88,8 @@ def export_into(
         max_pixels: Largest number of pixels of an image file.
         rejection: The rejection in the SavedModel; it is also saved in a file, for later exports.
         served: The model that predicts, for the SavedModel; `model` if not given.
+        thresholds: The probability from which each label is assigned; `None` with one class per
+            image.
         before_replacing: Called when both are complete, before they are moved to `out`.
     """
     from tlkit.export.exporting import export_model
@@ -95,6 +111,7 @@ def export_into(
                 max_pixels=max_pixels,
                 rejection=served_rejection if "saved_model" in names else None,
                 resize=data.resize,
+                threshold=THRESHOLD if thresholds is None else thresholds.values,
                 fresh_process=False,  # would add some seconds to every run; `tlkit export` does it
             )
             for file in (EXPORT_FORMATS[name].path for name in names):
@@ -234,6 +251,8 @@ def write_page(
         **({} if data.resize == STRETCH else {"resize": f"{data.resize}: {RESIZES[data.resize]}"}),
         **({} if data.channels == RGB else {"channels": str(data.channels)}),
         "seed": str(data.seed),
+        **_how_classes_count(config),
+        **({} if results.thresholds is None else {"thresholds": str(results.thresholds)}),
         **({} if results.views is None else {"test-time views": str(results.views)}),
         **record.versions,
     }
@@ -263,6 +282,12 @@ def write_page(
         summary=summary_of(record, context.out),
     )
     write_report(context.out / "report.html", page)
+
+
+def _how_classes_count(config: Config) -> dict[str, str]:
+    if not isinstance(config, RunConfig) or config.weighting == ClassWeighting():
+        return {}
+    return {"how classes count": str(config.weighting)}
 
 
 def write_card(

@@ -14,6 +14,7 @@ import tlkit
 from tlkit.data.images import ImageData
 from tlkit.data.settings import RESIZES, RGB, STRETCH, check_channels_of_files
 from tlkit.errors import RunError, check_choice
+from tlkit.evaluation.thresholds import LabelThresholds
 from tlkit.runs.add_classes_config import AddClassesConfig
 from tlkit.runs.any_config import Config, config_from_json
 from tlkit.runs.config import Choice, RunConfig, check_type
@@ -59,6 +60,9 @@ class RunRecord:
             training, such as "the head alone"; "" if there is none.
         is_finished: Whether the run is complete.
         resize: "stretch", "crop" or "pad": how images are brought to that size.
+        channels: Number of channels of the images, 3 or 1.
+        thresholds: The probability from which each label is assigned, for several labels per image;
+            `None` with one class per image, or before there is a model.
     """
 
     config: Config
@@ -76,6 +80,7 @@ class RunRecord:
     is_finished: bool = False
     resize: str = STRETCH
     channels: int = RGB
+    thresholds: LabelThresholds | None = None
 
     @property
     def state(self) -> str:
@@ -115,6 +120,8 @@ class RunRecord:
             content["resize"] = self.resize
         if self.channels != RGB:
             content["channels"] = self.channels
+        if self.thresholds is not None:
+            content["thresholds"] = self.thresholds.to_json()
         if self.split_table is not None:
             content["split_table"] = self.split_table
         content["data"] = dataclasses.asdict(self.data)
@@ -160,6 +167,8 @@ class RunRecord:
         check_choice("resize", resize, RESIZES)
         channels = content.get("channels", RGB)
         check_channels_of_files(channels)
+        thresholds = content.get("thresholds")
+        check_type(thresholds, dict | None)
         record = cls(
             config=config_from_json(content["arguments"]),
             seed=content["seed"],
@@ -176,6 +185,7 @@ class RunRecord:
             is_finished=content["finished"],
             resize=resize,
             channels=channels,
+            thresholds=None if thresholds is None else LabelThresholds.from_json(thresholds),
         )
         _ = record.resolved  # raises if the choices do not fit the config
         return record

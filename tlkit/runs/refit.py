@@ -67,7 +67,11 @@ def refit(
             model, report, statistics = trained.model, trained.training, trained.statistics
         else:  # the head alone of a run that fine-tunes
             report = train_head(
-                model, everything, head=form, class_weight=config.class_weight, seed=config.seed
+                model,
+                everything,
+                head=form,
+                class_weight=config.weighting_for(data.class_names).for_solving(),
+                seed=config.seed,
             )
     else:
         steps = len(last.history) * steps_in_epoch(data.train)

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from tlkit.evaluation.thresholds import LabelThresholds
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -182,6 +184,8 @@ class RunResults:
         refit: The last training on all images; `None` without it.
         learning_curve: What twice as many training images would bring; `None` if it was not asked.
         rejection: Rejection of out-of-distribution images; `None` if it was not asked for.
+        thresholds: The probability from which each label is assigned; `None` with one class per
+            image.
         forgotten: Forgetting of an earlier task; `None` if there is none.
         removed: Digests of images that were forgotten, which `split.csv` leaves out.
         maps: Grad-CAM map of the predicted class for a mistake, by the mistake's index.
@@ -200,6 +204,7 @@ class RunResults:
     refit: Refit | None = None
     learning_curve: "LearningCurveReport | None" = None
     rejection: FittedRejection | None = None
+    thresholds: LabelThresholds | None = None
     forgotten: "ForgettingReport | None" = None
     removed: Collection[str] = ()
     maps: "Mapping[int, Explanation]" = field(default_factory=dict)

@@ -3,10 +3,13 @@
 import csv
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from tlkit.data.images import ImageData
+from tlkit.data.manifest_rows import SEPARATOR
 from tlkit.utils.files import as_cell, from_cell
 
 FORMAT = 2
@@ -23,7 +26,7 @@ class SplitRow:
 
     Attributes:
         split: "train", "validation" or "test".
-        class_name: Its class.
+        class_name: Its class; several labels are joined by "|".
         digest: Digest of its content.
         path: Its path at the time of the run.
     """
@@ -37,10 +40,17 @@ class SplitRow:
 def split_rows(data: ImageData) -> list[SplitRow]:
     """Returns a row for each image of a run's data."""
     return [
-        SplitRow(split.name, data.class_names[label], digest, path)
+        SplitRow(split.name, _name_of(label, data.class_names), digest, path)
         for split in filter(None, (data.train, data.validation, data.test))
         for path, label, digest in zip(split.paths, split.labels, split.digests, strict=True)
     ]
+
+
+def _name_of(label: np.ndarray, class_names: Sequence[str]) -> str:
+    """Returns the name of a class, or of all labels of an image as a manifest lists them."""
+    if label.ndim == 0:
+        return class_names[int(label)]
+    return SEPARATOR.join(class_names[int(one)] for one in np.flatnonzero(label))
 
 
 def split_table(rows: Iterable[SplitRow]) -> str:

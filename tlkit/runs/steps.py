@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlkit.data.images import ImageData
+from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import ArgumentError, DataError
 from tlkit.models.test_time_views import NONE
 from tlkit.runs.choices import anchor_choice
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NUM_VIEWS = 4
 """Augmented versions of each training image on which the head alone is solved."""
 
-_OF_BOTH = ("epochs", "learning_rate", "augment", "class_weight", "seed")
+_OF_BOTH = ("epochs", "learning_rate", "augment", "seed")
 _OF_FINE_TUNING = ("unfreeze", "layer_decay", "views", "train", "adapters")
 
 
@@ -150,7 +150,7 @@ def train_model(
         updated = _update_head(model, data, config, statistics)
         return replace(updated, forgotten=report_forgetting(updated.model, old, before))
     if config.mode == "head":
-        arguments = config.given_values(*_OF_BOTH, "head")
+        arguments = config.training_values(data.class_names, *_OF_BOTH, "head")
         report = train_head(model, data, views=_num_views(config), **arguments)
         return Trained(model, report, report_forgetting(model, old, before))
     anchor = plan.anchor(model) if plan is not None else None
@@ -161,7 +161,7 @@ def train_model(
         anchor=anchor,
         kept_fraction=kept_fraction,
         callbacks=[EpochEnd(at_epoch_end)],
-        **config.given_values(*_OF_BOTH, *_OF_FINE_TUNING),
+        **config.training_values(data.class_names, *_OF_BOTH, *_OF_FINE_TUNING),
     )
     return Trained(model, report, report_forgetting(model, old, before, plan))
 
@@ -174,7 +174,8 @@ def check_fine_tuning_of(model: "keras.Model", data: ImageData, config: RunConfi
     """
     from tlkit.training.fine_tuning import check_fine_tuning
 
-    check_fine_tuning(model, data, **config.given_values(*_OF_BOTH, *_OF_FINE_TUNING))
+    arguments = config.training_values(data.class_names, *_OF_BOTH, *_OF_FINE_TUNING)
+    check_fine_tuning(model, data, **arguments)
 
 
 def _update_head(
@@ -191,7 +192,7 @@ def _update_head(
         statistics,
         data.train,
         names,
-        class_weight=config.class_weight,
+        class_weight=config.weighting_for(data.class_names),
         fits_temperature=len({*data.train.labels.tolist()}) == len(names),
     )
     before, after = (
@@ -243,8 +244,7 @@ def calibrate_on_validation(
     from tlkit.evaluation.reliability import MIN_IMAGES
 
     num_images = 0 if data.validation is None else data.validation.num_images
-    present = set() if data.validation is None else {*data.validation.labels.tolist()}
-    if is_exact and len(present) < data.num_classes:
+    if is_exact and not _has_all_classes(data.validation, data.num_classes):
         return CalibrationDecision(
             None,
             "the temperature is that of the statistics, fitted out of fold, as there are no "
@@ -262,6 +262,10 @@ def calibrate_on_validation(
             "probabilities are not calibrated: the model does not end in one plain Dense layer",
         )
     return CalibrationDecision(calibrate(model, data.validation))
+
+
+def _has_all_classes(images: ImageSplit | None, num_classes: int) -> bool:
+    return images is not None and len({*images.labels.tolist()}) == num_classes
 
 
 def with_test_time_views(
@@ -378,7 +382,8 @@ def measure_learning_curve(
             data.train.num_images,
             why_not="the backbone of the earlier run may have been trained on these images",
         )
-    return learning_curve(model, data, class_weight=config.class_weight, seed=config.seed)
+    weighting = config.weighting_for(data.class_names).for_solving()
+    return learning_curve(model, data, class_weight=weighting, seed=config.seed)
 
 
 def augmentation_of(config: RunConfig) -> str:

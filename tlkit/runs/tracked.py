@@ -43,7 +43,13 @@ def metrics_of(run: Run) -> dict[str, float]:
     metrics = {
         f"{split}/{name}": float(value)
         for split in _SPLITS
-        for name, value in (run.metrics[split] or {}).items()
+        for name, value in _flat(run.metrics[split] or {}).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     return {**metrics, "seconds": sum(run.run_record.seconds.values())}
+
+
+def _flat(scores: Mapping[str, object]) -> dict[str, object]:
+    """Returns the figures of a split, those over several labels among them."""
+    of_labels = scores.get("labels")
+    return {**scores, **(of_labels if isinstance(of_labels, Mapping) else {})}

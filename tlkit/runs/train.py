@@ -12,11 +12,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlkit.data.class_weighting import ClassWeightLike, weighting_of
 from tlkit.data.folders import load_listing
 from tlkit.data.folds import check_folds
 from tlkit.data.images import ImageData
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.listing import Listing
+from tlkit.data.listing import Listing, classes_of
 from tlkit.data.manifests import list_images
 from tlkit.data.missing_files import missing_files_named
 from tlkit.data.settings import KEEP, RGB, STRETCH, check_settings
@@ -86,6 +87,7 @@ from tlkit.runs.phases import (
 from tlkit.runs.record import RunRecord, record_of
 from tlkit.runs.refit import refit
 from tlkit.runs.results import RunResults
+from tlkit.runs.several_labels import check_labels, has_several_labels
 from tlkit.runs.steps import (
     Trained,
     at_inference_size,
@@ -123,6 +125,7 @@ def train_run(
     photos: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
+    multi_label: bool = False,
     from_run: str | os.PathLike[str] | None = None,
     backbone: str | os.PathLike[str] | None = None,
     preprocessing: str | None = None,
@@ -147,7 +150,10 @@ def train_run(
     importance: str | None = None,
     old_photos: str | os.PathLike[str] | None = None,
     augment: str | None = None,
-    class_weight: str | None = None,
+    class_weight: ClassWeightLike = None,
+    sampling: str | None = None,
+    loss: str | None = None,
+    threshold: float | str | None = None,
     tta: str = "none",
     minutes: float | None = None,
     folds: int | None = None,
@@ -184,6 +190,9 @@ def train_run(
         photos: A folder as for `load_folder`, or a CSV file as for `load_manifest`.
         out: The run directory; by default `runs/NAME-N` for images called NAME: an unfinished
             run with the same arguments, else a new one with the next number.
+        multi_label: Whether an image may have several labels, for a CSV file: with a column of
+            labels such as `sea|sun`, `|` for none of them, or with one column of 0 and 1 for each
+            label, see `load_manifest`. With `from_run`, the earlier run decides it.
         from_run: A finished run whose model is trained further, on new images of the same classes:
             of all of them, unless mode="head" adds the images to the statistics of that run.
         backbone: A name of `list_backbones()`, or the path of a `.keras` file with a model of your
@@ -233,7 +242,15 @@ def train_run(
             exist.
         augment: See `fine_tune`; with mode="head", the features of four augmented versions of each
             training image are stored.
-        class_weight: "balanced" or `None`.
+        class_weight: How classes count in training, and in the choices of penalties, of what is
+            kept and of the model that is exported: see `fine_tune`.
+        sampling: "shuffled" or "balanced", see `fine_tune`. A head that is solved uses balanced
+            weights in its place.
+        loss: "cross-entropy", "focal" or "focal:GAMMA", see `fine_tune`; not with mode="head".
+        threshold: With several labels: the probability from which each is assigned; by default
+            ("auto") the one with the highest F1 on the calibrated probabilities of validation
+            images, see `tlkit.evaluation.thresholds.choose_thresholds`. The run's thresholds are
+            part of its exports, and used by whatever predicts with it.
         tta: Test-time views: "flip" for predictions that are the mean over an image and its mirror
             image, in the SavedModel and all figures, see `average_flips`; they take twice as long,
             and the gain on validation images is reported. `model.keras` holds the plain model.
@@ -285,9 +302,11 @@ def train_run(
         >>> run = tlkit.train_run("photos", out="run", backbone="resnet50")  # doctest: +SKIP
         >>> tlkit.predict(run.load_model(), "new.jpg", run.class_names)      # doctest: +SKIP
     """
+    weighting = weighting_of(class_weight, sampling=sampling, loss=loss)
+    class_text, sampling, loss = weighting.texts()
     # fmt: off
     config = RunConfig(
-        photos=os.fspath(photos),
+        photos=os.fspath(photos), multi_label=multi_label, threshold=threshold,
         from_run=None if from_run is None else os.fspath(from_run),
         old_photos=None if old_photos is None else os.fspath(old_photos),
         anchor=anchor, importance=importance,
@@ -297,7 +316,7 @@ def train_run(
         image_size=image_size, inference_size=inference_size, resize=resize,
         mode=mode, head=head, unfreeze=unfreeze, train=train, adapters=adapters,
         epochs=epochs, learning_rate=learning_rate, layer_decay=layer_decay, views=views,
-        augment=augment, class_weight=class_weight, tta=tta,
+        augment=augment, tta=tta, class_weight=class_text, sampling=sampling, loss=loss,
         minutes=minutes, folds=folds, refit=refit, reject_unknown=reject_unknown,
         keep_statistics=keep_statistics, statistics_width=statistics_width,
         batch_size=batch_size, seed=seed, max_pixels=max_pixels, damaged=damaged,
@@ -362,8 +381,11 @@ def make_run(
     parent = None
     if config.from_run is not None:
         parent = load_run(config.path_as_given("from_run"), "from_run")
+    is_multi_label = has_several_labels(config, parent)
     with phase("listing files"):
-        listing = list_images(photos, argument="photos")
+        listing = list_images(photos, argument="photos", multi_label=is_multi_label)
+    classes = parent.class_names if parent is not None else classes_of(listing)
+    config.weighting_for(classes)  # raises before any image is read
     if out is None:
         log(location_message(directory))
     with phases(phases_of(config)):
@@ -411,6 +433,7 @@ def _make(config: RunConfig, listing: Listing, context: RunContext) -> Run:
         with context.clock.timed("old images"):
             old = load_old_task(config, context, data)
     context.log(str(data.report), data.report.headlines)
+    check_labels(data, config)
     record = record_of(config, data)
     if team.is_chief:
         check_same_images(context.out, record)
@@ -662,7 +685,7 @@ def _write_provisional(
     context: RunContext,
 ) -> RunRecord:
     """Writes a model as a result that can be used so far; returns the record that says so."""
-    final = dataclasses.replace(record, provisional="", image_size=measured.data.image_size)
+    final = _with_result(record, measured)
     results = export_measured(
         measured, config, context, before_replacing=lambda: context.save_record(final)
     )
@@ -673,6 +696,16 @@ def _write_provisional(
     accuracy = "" if validation is None else f" (validation {validation.summary})"
     context.log(f"{context.out} holds {name}, which can be used now{accuracy}")
     return record
+
+
+def _with_result(record: RunRecord, measured: Measured) -> RunRecord:
+    """Returns the record of a run that exports a model."""
+    return dataclasses.replace(
+        record,
+        provisional="",
+        image_size=measured.data.image_size,
+        thresholds=measured.thresholds,
+    )
 
 
 def _choose_and_export(
@@ -703,11 +736,12 @@ def _choose_and_export(
     """
     shipped, against_head, chosen, refitted = None, None, trained, None
     if head is not None:
-        against_head = compare_with_head(head, trained, config.class_weight)
+        weighting = config.weighting_for(data.class_names)
+        against_head = compare_with_head(head, trained, weighting)
         if against_head is not None:
             context.log(f"head alone (first) and fine-tuned model (second): {against_head}", "")
         if context.parent is None:
-            shipped = choose_shipped(head, trained, config.class_weight)
+            shipped = choose_shipped(head, trained, weighting)
             context.log(f"exported is {shipped}")
             chosen = head if shipped.is_head else trained
     with context.clock.timed("learning curve"):
@@ -731,7 +765,7 @@ def _choose_and_export(
         context.log(str(refitted))
     augmentation = augmentation_of(config)
     images = sample_training_images(data, augmentation)
-    final = dataclasses.replace(record, provisional="", image_size=chosen.data.image_size)
+    final = _with_result(record, chosen)
     with context.clock.timed("export"):
         results = export_measured(
             chosen, config, context, before_replacing=lambda: context.save_record(final)

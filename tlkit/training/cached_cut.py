@@ -11,11 +11,13 @@ import keras
 import numpy as np
 
 from tlkit.data.augmentation import Augmentation
+from tlkit.data.balanced_draws import BalancedDraws
 from tlkit.data.images import ImageSplit
 from tlkit.distribution.shards import ShardedBatches
 from tlkit.models.flattening import above, below
 from tlkit.models.graph import with_nested
 from tlkit.models.groups import cut_before, group_layers, layer_groups, resolve_group
+from tlkit.training.criterion import plain_labels
 from tlkit.training.features import Features, extract_features
 from tlkit.training.fitting import Batches
 from tlkit.training.frozen import FrozenPart
@@ -178,18 +180,34 @@ def required_and_available_bytes(
 
 
 def cut_batches(
-    cut: CachedCut, model: keras.Model, *, batch_size: int, seed: int, one_hot: bool
+    cut: CachedCut,
+    model: keras.Model,
+    *,
+    batch_size: int,
+    seed: int,
+    one_hot: bool,
+    is_balanced: bool = False,
 ) -> Batches:
     """Returns training batches of stored activations; each epoch reads one view of every image.
 
-    Order and view depend on the seed and the epoch's number only.
+    If balanced, it reads equally many images of each class. Order and view depend on the seed and
+    the epoch's number only.
     """
     targets = targets_of(cut.train.labels, model, one_hot=one_hot).numpy()
     num_images = len(targets) // cut.views
 
+    draws = None
+    if is_balanced:
+        draws = BalancedDraws.of(plain_labels(cut.train.labels, model)[:num_images])
+
     def order_of(epoch: int) -> np.ndarray:
-        order = np.random.default_rng((seed, epoch)).permutation(num_images)
-        return epoch % cut.views * num_images + order
+        if draws is None:
+            order = np.random.default_rng((seed, epoch)).permutation(num_images)
+            return epoch % cut.views * num_images + order
+        drawn, copies = draws.epoch(seed, epoch)
+        # copies of an image in one epoch are its views one after the other
+        views: np.ndarray = (epoch + copies.numpy()) % cut.views
+        return np.asarray(views * num_images + drawn.numpy())
 
     return batches_in_order(cut.train, targets, order_of, batch_size=batch_size)
 

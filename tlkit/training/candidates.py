@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.evaluation.calibration import best_factor, logits_of
 from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.intervals import mean_with_error
 from tlkit.evaluation.names import num_classes_of
-from tlkit.evaluation.outputs import collect_weighted, image_losses
+from tlkit.evaluation.outputs import collect_weighted, decision_losses
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.training.criterion import Score, criterion_for, plain_labels, score_of
 
@@ -22,7 +23,8 @@ class Candidate:
 
     Attributes:
         score: The score, of the model as it is.
-        losses: The cross-entropy of each image at the temperature that fits best, `(n,)`.
+        losses: The cross-entropy of each image at the temperature that fits best, `(n,)`; with
+            class weights and several labels, the weighted mean over its labels.
         weights: The weight of each image in the criterion, `(n,)`.
     """
 
@@ -59,7 +61,7 @@ def prefers_other(gain: float, error: float, *, is_unchanged: bool) -> bool:
     return gain <= error if is_unchanged else gain < -error
 
 
-def evaluate_candidate(model: keras.Model, images: Images, class_weight: str | None) -> Candidate:
+def evaluate_candidate(model: keras.Model, images: Images, weighting: ClassWeighting) -> Candidate:
     """Evaluates a model that is compared with others for the same classes on the same images.
 
     It has the temperature that fits it best: label smoothing makes a model underconfident, which
@@ -68,14 +70,19 @@ def evaluate_candidate(model: keras.Model, images: Images, class_weight: str | N
     Args:
         model: A model from pixels 0...255 to logits or probabilities.
         images: Validation images.
-        class_weight: "balanced" or `None`, see `criterion_for`.
+        weighting: How classes count, see `criterion_for`.
     """
-    criterion = criterion_for(images, class_weight)
+    criterion = criterion_for(images, weighting)
     (outputs,), labels, own = collect_weighted([model], images, description="validation")
     kind, targets = head_kind(model), plain_labels(labels, model)
     weights = criterion.weights(targets, own, num_classes_of(model))
     weights = np.ones(len(targets)) if weights is None else weights
     logits = outputs.astype(np.float64) if outputs_logits(model) else logits_of(outputs, kind)
-    factor = best_factor(logits, targets, kind, weights, _LOG_FACTORS)
-    losses = image_losses(factor * logits, targets, kind, True)
+    if criterion.weighs_labels(targets):  # each label of each image is a decision of its own
+        of_labels = weights[:, np.newaxis] * weighting.decision_weights(targets)
+        decisions = (logits.reshape(-1, 1), targets.reshape(-1), "binary", of_labels.reshape(-1))
+        factor = best_factor(*decisions, _LOG_FACTORS)
+    else:
+        factor = best_factor(logits, targets, kind, weights, _LOG_FACTORS)
+    losses = criterion.of_images(decision_losses(factor * logits, targets, kind, True), targets)
     return Candidate(score_of(model, outputs, labels, own, criterion), losses, weights)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import keras
 
 from tlkit.data.augmentation_checks import check_augmentation
-from tlkit.data.images import ImageSplit
+from tlkit.data.class_weighting import BALANCED, NONE, ClassWeighting, check_weighting
+from tlkit.data.images import ImageData, ImageSplit
 from tlkit.errors import (
     ArgumentError,
     check_choice,
@@ -61,7 +62,6 @@ def check_recipe(recipe: Recipe, model: keras.Model, epochs: int | None) -> None
         check_count("views", recipe.views, minimum=0)
     check_seed(recipe.seed)
     check_solve_head(recipe.solve_head)
-    check_class_weight(recipe.class_weight, is_multi_label=head_kind(model) == "multi_label")
 
 
 def check_mixing(recipe: Recipe, loss: keras.losses.Loss | None, model: keras.Model) -> None:
@@ -208,13 +208,33 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], schedule: str
             )
 
 
-def check_class_weight(class_weight: str | None, *, is_multi_label: bool) -> None:
-    """Raises `ArgumentError` unless `class_weight` is "balanced" or `None`, and fits the labels."""
-    if class_weight is None:
-        return
-    check_choice("class_weight", class_weight, ["balanced"])
-    if is_multi_label:
+def check_class_weight(
+    weighting: ClassWeighting, model: keras.Model, data: object
+) -> ClassWeighting:
+    """Returns a weighting by numbers of the classes of some data.
+
+    Raises:
+        ArgumentError: A name is not a class, or the model's labels have no such weighting.
+    """
+    names = data.class_names if isinstance(data, ImageData) else None
+    is_multi_label = head_kind(model) == "multi_label"
+    return check_weighting(weighting, names, is_multi_label=is_multi_label)
+
+
+def check_loss_by_weights(
+    recipe: Recipe, loss: keras.losses.Loss | None, model: keras.Model, source: Source
+) -> None:
+    """Raises `ArgumentError` if how classes count does not fit the loss or the images."""
+    weighting = recipe.weighting
+    is_by_label = weighting.kind != NONE and head_kind(model) == "multi_label"
+    if loss is not None and (weighting.is_focal or is_by_label):
+        what = "a focal loss" if weighting.is_focal else "class weights of several labels"
         raise ArgumentError(
-            "`class_weight` must be None for a multi-label classifier. "
-            f"Received: class_weight={class_weight!r}. Leave it out."
+            f"`loss` must be left out, or a name, with {what}. Received: a "
+            f"{type(loss).__name__}. Leave one of them out."
+        )
+    if weighting.sampling == BALANCED and not isinstance(source.train, ImageSplit):
+        raise ArgumentError(
+            "`sampling` must be 'shuffled' if `data` is a tf.data.Dataset, whose images come in "
+            "its own order. Received: sampling='balanced'. Use class_weight='balanced'."
         )

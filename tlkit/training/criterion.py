@@ -1,25 +1,26 @@
 """The criterion that models are compared by, weighted on validation images as the loss is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.data.images import ImageSplit
-from tlkit.data.splits import class_weights
 from tlkit.errors import DataError
 from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.metrics import evaluate_probabilities
 from tlkit.evaluation.names import num_classes_of
 from tlkit.evaluation.outputs import (
     collect_weighted,
-    image_accuracies,
-    image_losses,
+    decision_accuracies,
+    decision_losses,
 )
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.training.best import is_better
+from tlkit.training.class_losses import label_metrics
 from tlkit.training.objective import metrics_of, targets_of
 
 
@@ -32,29 +33,30 @@ class Criterion:
     mean recall.
 
     Attributes:
-        class_weight: "balanced" or `None`.
+        weighting: How classes count.
         has_weights: Whether the evaluated images have sample weights.
     """
 
-    class_weight: str | None = None
+    weighting: ClassWeighting = field(default_factory=ClassWeighting)
     has_weights: bool = False
 
     @property
     def is_plain(self) -> bool:
         """Whether all images have the same weight."""
-        return self.class_weight is None and not self.has_weights
+        return self.weighting.is_plain and not self.has_weights
 
     @property
     def name(self) -> str:
         """The name of the accuracy that decides."""
-        if self.is_plain:
-            return "accuracy"
-        return "balanced accuracy" if self.class_weight else "weighted accuracy"
+        is_weighted = self.has_weights and self.weighting.is_plain
+        return "weighted accuracy" if is_weighted else self.weighting.criterion
 
     def weights(
         self, labels: np.ndarray, own: np.ndarray | None, num_classes: int
     ) -> np.ndarray | None:
         """Returns the weight of each image, `(n,)`; `None` if all have the same weight.
+
+        Class weights of several labels are those of decisions, see `of_images`.
 
         Args:
             labels: Integers `(n,)`; for a multi-label head rows of 0/1.
@@ -64,7 +66,7 @@ class Criterion:
         Raises:
             DataError: A weight is negative or not finite, or none is above zero.
         """
-        if self.is_plain or (own is None and self.class_weight is None):
+        if self.is_plain or (own is None and self.weighting.is_plain):
             return None
         weights = np.ones(len(labels)) if own is None else np.asarray(own, np.float64).reshape(-1)
         if not np.isfinite(weights).all() or np.any(weights < 0) or not np.any(weights > 0):
@@ -73,19 +75,46 @@ class Criterion:
                 f"weights from {weights.min()} to {weights.max()}. Leave the weights out to give "
                 "every image the same."
             )
-        if self.class_weight is not None:
-            weights = weights * class_weights(labels, num_classes)[labels]
-        return weights
+        if self.weighting.is_plain or labels.ndim == 2:
+            return weights
+        return weights * self.weighting.factors(np.bincount(labels, minlength=num_classes))[labels]
 
-    def metrics(self, model: keras.Model, *, one_hot: bool = False) -> list[keras.metrics.Metric]:
+    def weighs_labels(self, labels: np.ndarray) -> bool:
+        """Whether the labels of an image have different weights."""
+        return labels.ndim == 2 and not self.weighting.is_plain
+
+    def of_images(self, decisions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Returns the mean over the labels of each image, weighted by class weights, `(n,)`.
+
+        Args:
+            decisions: Accuracies or losses, `(n, 1)` or `(n, num_labels)`.
+            labels: See `weights`.
+        """
+        if not self.weighs_labels(labels):
+            return np.asarray(decisions.mean(axis=1))
+        weights = self.weighting.decision_weights(labels)
+        return np.asarray((decisions * (weights / weights.mean())).mean(axis=1))
+
+    def metrics(
+        self, model: keras.Model, labels: np.ndarray | None, *, one_hot: bool = False
+    ) -> list[keras.metrics.Metric]:
         """Returns the accuracy and the cross-entropy that decide, to be weighted by Keras.
 
         Empty if the metrics that are always measured decide.
+
+        Args:
+            model: A classifier.
+            labels: The labels of the validation images, see `plain_labels`; needed for class
+                weights of several labels.
+            one_hot: Whether the labels of a softmax head are one-hot.
         """
         if self.is_plain:
             return []
-        prefix = "balanced" if self.class_weight else "weighted"
-        return metrics_of(model, one_hot=one_hot, prefix=f"{prefix}_")
+        prefix = self.name.replace("accuracy", "").replace(" ", "_")
+        if labels is not None and self.weighs_labels(labels):
+            mean = self.weighting.decision_weights(labels).mean()
+            return label_metrics(model, self.weighting.label_factors(labels) / mean, prefix)
+        return metrics_of(model, one_hot=one_hot, prefix=prefix)
 
 
 @dataclass(frozen=True)
@@ -123,15 +152,15 @@ class Score:
         return cls(value, loss, accuracy[0] if accuracy else value, int(num_images))
 
 
-def criterion_for(images: Images | None, class_weight: str | None) -> Criterion:
+def criterion_for(images: Images | None, weighting: ClassWeighting) -> Criterion:
     """Returns the criterion for validation images."""
     has_weights = isinstance(images, tf.data.Dataset) and len(images.element_spec) > 2
-    return Criterion(class_weight, has_weights)
+    return Criterion(weighting, has_weights)
 
 
-def score_on(model: keras.Model, images: Images, class_weight: str | None) -> Score:
+def score_on(model: keras.Model, images: Images, weighting: ClassWeighting) -> Score:
     """Evaluates a model on the images that decide, in one pass."""
-    criterion = criterion_for(images, class_weight)
+    criterion = criterion_for(images, weighting)
     (outputs,), labels, own = collect_weighted([model], images)
     return score_of(model, outputs, labels, own, criterion)
 
@@ -163,10 +192,12 @@ def score_of(
     value, loss = report.accuracy, report.loss
     targets = plain_labels(labels, model)
     weights = criterion.weights(targets, own, num_classes)
-    if weights is not None:
+    if weights is not None or criterion.weighs_labels(targets):
         given = (outputs, targets, kind, outputs_logits(model))
-        value = float(np.average(image_accuracies(*given), weights=weights))
-        loss = float(np.average(image_losses(*given), weights=weights))
+        accuracies = criterion.of_images(decision_accuracies(*given), targets)
+        value = float(np.average(accuracies, weights=weights))
+        losses = criterion.of_images(decision_losses(*given), targets)
+        loss = float(np.average(losses, weights=weights))
     return Score(value, loss, report.accuracy, report.num_images)
 
 

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tlkit.data.augmentation import AugmentLike, augmentation_of
+from tlkit.data.class_weighting import ClassWeightLike, weighting_of
 from tlkit.data.images import ImageData
 from tlkit.distribution.lost_workers import lost_worker_named
 from tlkit.distribution.strategies import scope_of, workers_of
@@ -17,7 +18,9 @@ from tlkit.evaluation.data_checks import Images, note_on_values
 from tlkit.models.compiling import ensure_compiled
 from tlkit.training.checks import (
     check_callbacks,
+    check_class_weight,
     check_fits_source,
+    check_loss_by_weights,
     check_mixing,
     check_own_optimizer,
     check_parts,
@@ -73,10 +76,11 @@ def fine_tune(
     adapters: Lora | str | None = None,
     augment: AugmentLike = DEFAULT_AUGMENTATION,
     views: int | None = None,
-    loss: keras.losses.Loss | None = None,
+    loss: keras.losses.Loss | str | None = None,
     label_smoothing: float = DEFAULT_LABEL_SMOOTHING,
     metrics: Sequence[keras.metrics.Metric] = (),
-    class_weight: str | None = None,
+    class_weight: ClassWeightLike = None,
+    sampling: str | None = None,
     patience: int | None = None,
     kept_fraction: float | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -94,9 +98,9 @@ def fine_tune(
     new crops and flips of the images. At the end of a stage validation decides how much of the
     weight change is kept: three quarters of it, unless another fraction (none of it, for example)
     is better by more than one standard error, see `tlkit.training.mixture.choose_mixture`. With
-    `class_weight` all classes count the same there, and sample weights of validation images,
-    `(images, labels, weights)`, count as they do in the loss. Without validation images three
-    quarters are kept, untested.
+    `class_weight` or `sampling` classes count there as in the loss, and so do sample weights of
+    validation images, `(images, labels, weights)`. Without validation images three quarters are
+    kept, untested.
 
     If the layers below a cut are frozen and views may repeat between epochs (`views`, or no
     augmentation), that part runs once for each view, its activations are stored, and only the part
@@ -166,12 +170,18 @@ def fine_tune(
         views: Number of augmented versions of each training image that are stored if a part is
             frozen, and there are at least twice as many epochs. By default 0: every epoch augments
             the images anew. Without augmentation one version is stored.
-        loss: Replaces the cross-entropy that fits the head; takes integer labels, or one-hot
-            labels if it is one of Keras's categorical losses (your `metrics` then take them too).
+        loss: "cross-entropy", the default; "focal" or "focal:GAMMA", in which images that are
+            already correct count less, see `tlkit.ClassWeighting`; or a Keras loss that fits the
+            head: it takes integer labels, or one-hot labels if it is one of Keras's categorical
+            losses (your `metrics` then take them too).
         label_smoothing: Fraction of each label's probability that is distributed over all classes,
             0...1; ignored with a `loss` of your own.
         metrics: Your own Keras metrics, in addition to accuracy and cross-entropy.
-        class_weight: "balanced" weights each class by the inverse of its frequency.
+        class_weight: How classes count in the loss, and in all choices by validation: "balanced",
+            "effective" or "effective:BETA", a mapping from names of classes (or their numbers,
+            for a `tf.data.Dataset`) to weights, or a `tlkit.ClassWeighting`, which see.
+        sampling: "shuffled", the default, or "balanced": each class is drawn equally often in an
+            epoch, to within one image, and decides equally on validation.
         patience: Number of epochs without improvement after which a stage stops; the weights of the
             epoch with the highest validation accuracy then count as the last ones. By default no
             stage stops early: the best epochs come late, at low rates, and few validation images
@@ -219,6 +229,8 @@ def fine_tune(
         >>> report.stages[-1].weight_change["stage2"]
         0.0
     """
+    named = loss if isinstance(loss, str) else None
+    weighting = weighting_of(class_weight, sampling=sampling, loss=named)
     recipe = Recipe(
         learning_rate=learning_rate,
         layer_decay=layer_decay,
@@ -231,7 +243,7 @@ def fine_tune(
         augment=augmentation_of(augment),
         views=views,
         label_smoothing=label_smoothing,
-        class_weight=class_weight,
+        weighting=check_class_weight(weighting, model, data),
         patience=patience,
         kept_fraction=kept_fraction,
         precision=precision,
@@ -247,7 +259,7 @@ def fine_tune(
         stages=stages,
         epochs=epochs,
         anchor=anchor,
-        loss=loss,
+        loss=None if isinstance(loss, str) else loss,
         metrics=metrics,
         callbacks=callbacks,
     )
@@ -277,7 +289,14 @@ def check_fine_tuning(model: keras.Model, data: ImageData | tf.data.Dataset, **g
     values["optimizer"] = own_optimizer(values.get("optimizer"))
     values["adapters"] = adapters_of(values.get("adapters"))
     values["augment"] = augmentation_of(values.get("augment", DEFAULT_AUGMENTATION))
-    recipe = Recipe(**values)
+    loss = given.pop("loss", None)
+    weighting = weighting_of(
+        given.pop("class_weight", None),
+        sampling=given.pop("sampling", None),
+        loss=loss if isinstance(loss, str) else None,
+    )
+    given["loss"] = None if isinstance(loss, str) else loss
+    recipe = Recipe(**values, weighting=check_class_weight(weighting, model, data))
     others = of_recipe | {"cache", "run_directory"}
     _resolved(model, data, recipe, **{k: v for k, v in given.items() if k not in others})
 
@@ -307,6 +326,7 @@ def _resolved(
     check_callbacks(callbacks, recipe.schedule)
     source = source_of(model, data, validation)
     check_fits_source(recipe, source)
+    check_loss_by_weights(recipe, loss, model, source)
     if stages is not None and unfreeze is not None:
         raise ArgumentError(
             "`unfreeze` must be left out if `stages` are given, each with an `unfreeze` of its "

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tlkit.distribution.shards import ONLY_SHARD, Shard, ShardedBatches, distribute_batches
@@ -41,12 +42,16 @@ def fit_data(
     return FitData(distributed, distribute_batches(workers, repeated), num_steps)
 
 
-def with_class_weights(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:
+def with_class_weights(dataset: tf.data.Dataset, class_factors: np.ndarray) -> tf.data.Dataset:
     """Multiplies each image's sample weight by its class weight.
 
     Keras does not apply class weights to distributed batches.
+
+    Args:
+        dataset: Batches `(images, targets)`, or `(images, targets, weights)`.
+        class_factors: The weight of an image of each class, `(num_classes,)`.
     """
-    weights = tf.constant([class_weight[label] for label in sorted(class_weight)], tf.float32)
+    weights = tf.constant(class_factors, tf.float32)
 
     @tf.autograph.experimental.do_not_convert
     def with_weights(images: tf.Tensor, targets: tf.Tensor, *own: tf.Tensor) -> tuple[Any, ...]:
@@ -64,12 +69,12 @@ def with_class_weights(dataset: tf.data.Dataset, class_weight: dict[int, float])
 
 
 def shards_with_class_weights(
-    batches_of_shard: ShardedBatches, class_weight: dict[int, float] | None
+    batches_of_shard: ShardedBatches, class_factors: np.ndarray | None
 ) -> ShardedBatches:
     """Applies `with_class_weights` to each shard of some batches; unchanged for `None`."""
-    if class_weight is None:
+    if class_factors is None:
         return batches_of_shard
-    return lambda shard: with_class_weights(batches_of_shard(shard), class_weight)
+    return lambda shard: with_class_weights(batches_of_shard(shard), class_factors)
 
 
 def _repeated(batches_of_shard: ShardedBatches, shard: Shard) -> tf.data.Dataset:

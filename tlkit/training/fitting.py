@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.data.splits import class_weights
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.displays.activity import duration
 from tlkit.distribution.shards import ONLY_SHARD, Shard, ShardedBatches
 from tlkit.distribution.strategies import scope_of, workers_of
@@ -56,14 +56,14 @@ class Objective:
         metrics: Keras metrics; with validation images "accuracy" and "cross_entropy" among them.
         deciding: An accuracy and a cross-entropy with the weights of the loss, which then decide
             instead of those two; the validation batches then have weights.
-        class_weight: Weights as Keras takes them.
+        class_factors: The weight of an image of each class, `(num_classes,)`; `None` for 1.
     """
 
     optimizer: keras.optimizers.Optimizer
     loss: Any
     metrics: Sequence[Any]
     deciding: Sequence[keras.metrics.Metric] = ()
-    class_weight: dict[int, float] | None = None
+    class_factors: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +168,8 @@ def fit_model(
     def run(first: int, end: int, skipped: int) -> None:
         def batches_from_position(shard: Shard) -> tf.data.Dataset:
             dataset = batches.starting_at(first, skipped, shard)
-            class_weight = objective.class_weight
-            return dataset if class_weight is None else with_class_weights(dataset, class_weight)
+            factors = objective.class_factors
+            return dataset if factors is None else with_class_weights(dataset, factors)
 
         data = fit_data(workers, batches_from_position, validation)
         trainee.fit(
@@ -402,10 +402,20 @@ def epoch_in_words(logs: Mapping[str, float]) -> str:
     return ", ".join(shown)
 
 
-def class_weight_of(
-    labels: np.ndarray, num_classes: int, class_weight: str | None
-) -> dict[int, float] | None:
-    """Returns Keras's mapping from class to weight for "balanced"; `None` for `None`."""
-    if class_weight is None:
+def class_factors_of(
+    labels: np.ndarray, num_classes: int, weighting: ClassWeighting
+) -> np.ndarray | None:
+    """Returns the weight of an image of each class, by its number among some images.
+
+    `None` if all count the same, and for rows of several labels, whose weights are in the loss.
+    """
+    if weighting.is_plain or labels.ndim > 1:
         return None
-    return dict(enumerate(class_weights(labels, num_classes).tolist()))
+    return weighting.factors(np.bincount(labels, minlength=num_classes))
+
+
+def label_factors_of(labels: np.ndarray, weighting: ClassWeighting) -> np.ndarray | None:
+    """Returns the weights without and with each label, `(num_labels, 2)`; `None` if all are 1."""
+    if weighting.is_plain or labels.ndim == 1:
+        return None
+    return weighting.label_factors(labels)

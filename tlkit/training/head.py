@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tlkit.data.augmentation import AugmentLike, augmentation_of, check_by_image
 from tlkit.data.augmentation_checks import check_augmentation
+from tlkit.data.class_weighting import BALANCED, ClassWeighting, ClassWeightLike, weighting_of
 from tlkit.data.images import ImageData
 from tlkit.distribution.lost_workers import lost_worker_named
 from tlkit.distribution.shards import ONLY_SHARD, ShardedBatches
@@ -35,8 +36,9 @@ from tlkit.training.fitting import (
     Fitted,
     NotFiniteError,
     Objective,
-    class_weight_of,
+    class_factors_of,
     fit_model,
+    label_factors_of,
 )
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.head_forms import CLOSED_FORM, FORMS
@@ -45,7 +47,7 @@ from tlkit.training.rates import NamedRate, warm_up_then_cosine
 from tlkit.training.recipe import description_of
 from tlkit.training.reports import StageReport, TrainingReport
 from tlkit.training.solving import HeadTask, SolvedHead, solve, why_not_closed_form
-from tlkit.training.sources import Source, source_of
+from tlkit.training.sources import Source, note_on_classes, source_of
 from tlkit.training.store import FEATURES_FOLDER
 from tlkit.training.stored_batches import batches_in_order, one_pass
 from tlkit.training.views import ViewPolicy
@@ -65,7 +67,7 @@ class _HeadTraining:
     form: str
     epochs: int
     learning_rate: float
-    class_weight: str | None
+    weighting: ClassWeighting
     views: ViewPolicy
     solve_head: bool | str
     seed: int
@@ -79,7 +81,7 @@ def train_head(
     head: str = "auto",
     epochs: int = 60,
     learning_rate: float = 1e-3,
-    class_weight: str | None = None,
+    class_weight: ClassWeightLike = None,
     augment: AugmentLike = "none",
     views: int = 1,
     solve_head: bool | str = "auto",
@@ -119,8 +121,10 @@ def train_head(
             form.
         epochs: Maximum number of epochs, for heads that are not solved.
         learning_rate: The peak learning rate, for heads that are not solved.
-        class_weight: "balanced" weights each class by the inverse of its frequency, in training
-            and in the choice between the old and the new head, by balanced accuracy.
+        class_weight: How classes count, in training and in the choices of the penalty and between
+            the old and the new head: "balanced", "effective" or "effective:BETA", a mapping from
+            names of classes to weights, or a `tlkit.ClassWeighting`, which see. With several labels
+            per image, a head in closed form has no class weights.
         augment: Augmentation of the stored views: a preset or Keras layers, see `fine_tune`.
         views: Number of augmented versions of each training image that are stored.
         solve_head: `True` if the existing head is untrained and always replaced by the new one;
@@ -153,8 +157,9 @@ def train_head(
     check_positive("learning_rate", learning_rate)
     check_count("views", views)
     check_seed(seed)
-    check_class_weight(class_weight, is_multi_label=head_kind(model) == "multi_label")
+    weighting = check_class_weight(weighting_of(class_weight), model, data)
     check_solve_head(solve_head)
+    _check_solvable(weighting, head, model)
     augmentation = augmentation_of(augment)
     check_by_image(augmentation, "a head that is solved")
     source = source_of(model, data, validation)
@@ -183,7 +188,7 @@ def train_head(
                 form=head,
                 epochs=epochs,
                 learning_rate=learning_rate,
-                class_weight=class_weight,
+                weighting=weighting,
                 views=ViewPolicy(augmentation, views),
                 solve_head=solve_head,
                 seed=seed,
@@ -213,19 +218,20 @@ def _train(
         held_out = extract_features(part, source.validation, exact=True, cache=cache)
     trainable = choose_trainable(model, "head")  # after all batches have been checked
     head = head_from_features(model)
-    criterion = criterion_for(source.validation, training.class_weight)
+    criterion = criterion_for(source.validation, training.weighting)
     old = None
     if held_out and not is_new_head(model, training.solve_head):
         old = _evaluate_head(head, model, held_out, criterion)
     notes = _notes_on_features(train, source, cache, num_workers=part.workers.num_workers)
+    notes += note_on_classes(training.weighting, source)
+    if training.weighting.sampling == BALANCED:
+        notes.append("the head is solved with balanced weights, in place of balanced sampling")
     if has_flags:
         notes.append(
             "only the head was trained, regardless of the `trainable` flags that were set "
             "explicitly; they are restored"
         )
-    task = HeadTask(
-        head, model, train, held_out, training.form, training.class_weight, training.seed
-    )
+    task = HeadTask(head, model, train, held_out, training.form, training.weighting, training.seed)
     try:
         solved, fitted = _solve_or_fit(task, training, criterion)
     except NotFiniteError as error:
@@ -269,6 +275,22 @@ def _train(
         decision_before=old.value if old else None,
         decision_after=new.value if new else None,
     )
+
+
+def _check_solvable(weighting: ClassWeighting, form: str, model: keras.Model) -> None:
+    """Raises `ArgumentError` if a head cannot be solved with a weighting."""
+    if weighting.is_focal:
+        raise ArgumentError(
+            "`loss` must be 'cross-entropy' for a head that is solved: neither logistic nor ridge "
+            f"regression minimises a focal loss. Received: {weighting}. Use fine_tune, which does."
+        )
+    is_by_label = head_kind(model) == "multi_label" and not weighting.is_plain
+    if is_by_label and form == CLOSED_FORM:
+        raise ArgumentError(
+            "`head` must be 'linear' or 'auto' with class weights of several labels: a head in "
+            "closed form has one weight for each image. Received: head='closed-form', "
+            f"class_weight={weighting}. Use head='linear'."
+        )
 
 
 def is_new_head(model: keras.Model, solve_head: bool | str) -> bool:
@@ -358,10 +380,10 @@ def _fit(task: HeadTask, training: _HeadTraining, criterion: Criterion) -> Fitte
                 warm_up_then_cosine(training.learning_rate, batches.num_steps * epochs),
                 weight_decay=_WEIGHT_DECAY,
             ),
-            loss_of(model),
+            loss_of(model, label_factors=label_factors_of(task.labels, task.weighting)),
             metrics_of(model),
-            criterion.metrics(model) if held_out else (),
-            class_weight_of(task.labels, num_classes_of(model), task.class_weight),
+            criterion.metrics(model, plain_labels(held_out.labels, model)) if held_out else (),
+            class_factors_of(task.labels, num_classes_of(model), task.weighting),
         ),
         FitPlan(epochs=epochs, patience=max(5, epochs // 4)),
     )
@@ -373,8 +395,8 @@ def _one_pass(features: Features, model: keras.Model) -> ShardedBatches:
 
 
 def _weighted_pass(features: Features, model: keras.Model, criterion: Criterion) -> ShardedBatches:
-    weights = class_weight_of(
-        plain_labels(features.labels, model), num_classes_of(model), criterion.class_weight
+    weights = class_factors_of(
+        plain_labels(features.labels, model), num_classes_of(model), criterion.weighting
     )
     return shards_with_class_weights(_one_pass(features, model), weights)
 

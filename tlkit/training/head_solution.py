@@ -1,10 +1,11 @@
 """The solution of a head on features: linear, in closed form, or the better one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.models.kernel_head import KernelMap
 from tlkit.training.closed_form import ClosedForm, ClosedFormTask, solve_closed_form
 from tlkit.training.head_choice import HeadComparison, compare_heads
@@ -13,9 +14,12 @@ from tlkit.training.labelled import LabelledFeatures
 from tlkit.training.linear import (
     MIN_VALIDATION,
     LinearSolution,
-    balanced_weights,
     folds_of,
     solve_linear,
+)
+
+BY_LABEL_NOTE = (
+    "no head in closed form was solved: it has one weight for each image, not for each label"
 )
 
 
@@ -29,7 +33,7 @@ class HeadProblem:
         kind: The kind of head: "softmax", "binary" or "multi_label".
         num_classes: Number of classes; all have rows, except with several labels.
         form: "linear", "closed-form", or "auto" for the better one.
-        class_weight: "balanced" or `None`.
+        weighting: How classes count.
         seed: Seed of the folds.
         use_bias: Whether a linear head has an intercept.
         num_validation: Number of validation rows.
@@ -41,7 +45,7 @@ class HeadProblem:
     kind: str
     num_classes: int
     form: str
-    class_weight: str | None = None
+    weighting: ClassWeighting = field(default_factory=ClassWeighting)
     seed: int = 0
     use_bias: bool = True
     num_validation: int = 0
@@ -114,7 +118,9 @@ def solve_on_features(problem: HeadProblem) -> HeadSolution:
         >>> float(np.mean(solution.logits(given).argmax(axis=1) == labels))
         1.0
     """
-    closed = None if problem.form == LINEAR else _solve_closed_form(problem)
+    weighs_labels = problem.kind == "multi_label" and not problem.weighting.is_plain
+    is_linear = problem.form == LINEAR or weighs_labels
+    closed = None if is_linear else _solve_closed_form(problem)
     if closed is not None and problem.form == CLOSED_FORM:
         return _described(closed)
     validation = None if problem.read_validation is None else problem.read_validation()
@@ -122,7 +128,7 @@ def solve_on_features(problem: HeadProblem) -> HeadSolution:
         problem.rows,
         num_units=1 if problem.kind == "binary" else problem.num_classes,
         validation=validation,
-        class_weight=problem.class_weight,
+        weighting=problem.weighting,
         use_bias=problem.use_bias,
         seed=problem.seed,
         predicts_folds=closed is not None and not problem.is_chosen_on_validation,
@@ -134,7 +140,8 @@ def solve_on_features(problem: HeadProblem) -> HeadSolution:
     )
     compared = None if closed is None else _compare(linear, closed, problem)
     if closed is None:
-        return solution
+        is_skipped = weighs_labels and problem.form != LINEAR
+        return solution.with_note(BY_LABEL_NOTE) if is_skipped else solution
     if compared is None:
         return _described(closed).with_note("a linear head was not compared: too few images")
     if not compared.prefers_linear:
@@ -146,7 +153,7 @@ def _solve_closed_form(problem: HeadProblem) -> ClosedForm:
     rows = problem.rows
     labels = rows.labels
     targets = labels if labels.ndim > 1 else np.eye(problem.num_classes)[labels]
-    weights = _weights(rows, problem.class_weight)
+    weights = _weights(rows, problem.weighting)
     _, candidates = np.unique(problem.images, return_index=True)
     return solve_closed_form(
         ClosedFormTask(
@@ -183,7 +190,7 @@ def _compare(
         return compare_heads(
             rows.features @ linear.kernel + linear.bias,
             closed.logits(rows.features),
-            replace(rows, weights=_weights(rows, problem.class_weight)),
+            replace(rows, weights=_weights(rows, problem.weighting)),
             kind=problem.kind,
             image_of=np.arange(len(rows)),
             images="validation images",
@@ -194,14 +201,14 @@ def _compare(
     return compare_heads(
         linear.out_of_fold,
         closed.out_of_fold,
-        replace(rows, weights=_weights(rows, problem.class_weight)),
+        replace(rows, weights=_weights(rows, problem.weighting)),
         kind=problem.kind,
         image_of=problem.images,
         images="training images out of fold",
     )
 
 
-def _weights(rows: LabelledFeatures, class_weight: str | None) -> np.ndarray:
+def _weights(rows: LabelledFeatures, weighting: ClassWeighting) -> np.ndarray:
     """Returns the weight of each row, `(n,)`: its own, times that of its class."""
     own = np.ones(len(rows)) if rows.weights is None else rows.weights
-    return own if class_weight is None else own * balanced_weights(rows.labels)
+    return own if weighting.is_plain else own * weighting.decision_weights(rows.labels)

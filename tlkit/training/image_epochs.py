@@ -22,6 +22,7 @@ def image_epochs(
     *,
     stage: int = 0,
     one_hot: bool = False,
+    is_balanced: bool = False,
 ) -> Batches:
     """Returns batches of training images that can start at any epoch and step.
 
@@ -31,6 +32,7 @@ def image_epochs(
         augment: The augmentation of a split's images.
         stage: Index of the stage of training, from 0.
         one_hot: Whether labels are one-hot, as they must be to mix images of a softmax head.
+        is_balanced: Whether an epoch of a split has equally many images of each class.
     """
 
     def starting_at(epoch: int, step: int, shard: Shard) -> tf.data.Dataset:
@@ -44,6 +46,7 @@ def image_epochs(
                 epochs=range(first + epoch, first + _EPOCHS_PER_STAGE),
                 first_batch=step,
                 shard=shard,
+                is_balanced=is_balanced,
             )
         targets = with_targets(dataset, model, one_hot=one_hot)
         if not augment.mixing or not isinstance(images, ImageSplit):

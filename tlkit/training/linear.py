@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
-from tlkit.data.splits import class_weights
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.training.labelled import LabelledFeatures
 
 MAX_ITERATIONS = 1000
@@ -71,7 +71,7 @@ def solve_linear(
     *,
     num_units: int,
     validation: LabelledFeatures | None = None,
-    class_weight: str | None = None,
+    weighting: ClassWeighting | None = None,
     use_bias: bool = True,
     seed: int = 0,
     predicts_folds: bool = False,
@@ -80,7 +80,7 @@ def solve_linear(
 
     The strength of the penalty is the one with the smallest log loss: on the validation images if
     there are at least `MIN_VALIDATION`, else by stratified cross-validation. That loss is weighted
-    by `class_weight` and the sample weights, as the objective is. The objective is scikit-learn's:
+    by `weighting` and the sample weights, as the objective is. The objective is scikit-learn's:
     1/2 |w|² + C * sum of the samples' log losses; the intercept is not penalised. The scale of the
     standardisation is folded into the returned weights, see `standardisation`.
 
@@ -92,8 +92,8 @@ def solve_linear(
         num_units: Units of the Dense layer: 1 for two classes with one logit, else the number of
             classes or labels.
         validation: The rows to choose the strength on; their groups are ignored.
-        class_weight: "balanced" weights each class by n / (num_classes * its count), on validation
-            images by their own counts.
+        weighting: How classes count, on validation images by their own counts; `None` if all images
+            count the same. With rows of 0/1, see `ClassWeighting.of_label`.
         use_bias: Whether there is an intercept. Without one, features are scaled but not centred,
             and the returned bias is zero.
         seed: Seed of the folds.
@@ -107,17 +107,18 @@ def solve_linear(
     if basis is not None:
         train = train.with_features(train.features @ basis)
         validation = validation and validation.with_features(validation.features @ basis)
-    tasks = _tasks(train, num_units, class_weight)
+    weighting = ClassWeighting() if weighting is None else weighting
+    tasks = _tasks(train, num_units, weighting)
     held_out: Sequence[LabelledFeatures | None] = [None] * len(tasks)
     if validation is not None:
-        held_out = _tasks(validation, num_units, class_weight)
+        held_out = _tasks(validation, num_units, weighting)
     # the products are small: a second BLAS thread spends far longer waiting than computing
     with threadpool_limits(1, user_api="blas"):
         solutions = [
             _solve_one(
                 rows,
                 measured,
-                class_weight=class_weight,
+                is_balanced=weighting.is_balanced,
                 sample_weight=train.weights,
                 use_bias=use_bias,
                 seed=seed,
@@ -159,37 +160,31 @@ class _Solution:
 
 
 def _tasks(
-    rows: LabelledFeatures, num_units: int, class_weight: str | None
+    rows: LabelledFeatures, num_units: int, weighting: ClassWeighting
 ) -> list[LabelledFeatures]:
     """Returns the problems to solve: one for each label of a multi-label head, else one.
 
-    Their weights include `class_weight`, so that a loss measured on them is weighted as
+    Their weights include the class weights, so that a loss measured on them is weighted as
     scikit-learn's objective is.
     """
     labels = rows.labels
     tasks = [labels] if labels.ndim == 1 else [labels[:, i] for i in range(num_units)]
     weights = [rows.weights] * len(tasks)
-    if class_weight is not None:
-        balanced = [balanced_weights(own) for own in tasks]
-        weights = [own if rows.weights is None else own * rows.weights for own in balanced]
+    if not weighting.is_plain:
+        of_tasks = [weighting] if labels.ndim == 1 else map(weighting.of_label, range(num_units))
+        factors = [one.decision_weights(own) for one, own in zip(of_tasks, tasks, strict=True)]
+        weights = [own if rows.weights is None else own * rows.weights for own in factors]
     return [
         replace(rows, labels=own, weights=weight)
         for own, weight in zip(tasks, weights, strict=True)
     ]
 
 
-def balanced_weights(labels: np.ndarray) -> np.ndarray:
-    """Returns a weight for each row with which all classes that occur have the same total."""
-    _, numbers = np.unique(labels, return_inverse=True)
-    weights: np.ndarray = class_weights(numbers, int(numbers.max()) + 1)[numbers]
-    return weights
-
-
 def _solve_one(
     rows: LabelledFeatures,
     validation: LabelledFeatures | None,
     *,
-    class_weight: str | None,
+    is_balanced: bool,
     sample_weight: np.ndarray | None,
     use_bias: bool,
     seed: int,
@@ -201,9 +196,12 @@ def _solve_one(
         odds = np.log(len(labels) + 1.0) * (1 if classes[0] else -1) * use_bias
         return _Solution(np.zeros((1, features.shape[1])), np.array([odds]), 0.0, "one class only")
 
+    # the library balances each fold by its own counts; other weights are those of all rows
+    sample_weight = sample_weight if is_balanced else rows.weights
+
     def head() -> LogisticRegression:
         return LogisticRegression(
-            class_weight=class_weight,
+            class_weight="balanced" if is_balanced else None,
             fit_intercept=use_bias,
             max_iter=MAX_ITERATIONS,
             warm_start=True,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.evaluation.data_checks import Images
 from tlkit.training.candidates import Candidate, evaluate_candidate
 from tlkit.training.criterion import Score, criterion_for
@@ -33,7 +34,7 @@ class Mixture:
 
 
 def choose_mixture(
-    model: keras.Model, start: Sequence[np.ndarray], images: Images, class_weight: str | None
+    model: keras.Model, start: Sequence[np.ndarray], images: Images, weighting: ClassWeighting
 ) -> Mixture:
     """Chooses by validation how much of a weight change is kept, and sets the model's weights.
 
@@ -45,7 +46,7 @@ def choose_mixture(
         model: The model with the last weights; it gets the chosen ones.
         start: The initial values of `model.weights`.
         images: Validation images.
-        class_weight: "balanced" or `None`, see `criterion_for`.
+        weighting: How classes count, see `criterion_for`.
 
     Reference:
         Wortsman et al. (2022), https://arxiv.org/abs/2109.01903, equation 1 (WiSE-FT).
@@ -54,10 +55,10 @@ def choose_mixture(
     candidates = {}
     for fraction in FRACTIONS:
         assign_all(model.weights, between(start, last, fraction))
-        candidates[fraction] = evaluate_candidate(model, images, class_weight)
+        candidates[fraction] = evaluate_candidate(model, images, weighting)
     chosen = best_of(candidates)
     assign_all(model.weights, between(start, last, chosen))
-    name = criterion_for(images, class_weight).name
+    name = criterion_for(images, weighting).name
     figures = ", ".join(
         f"{percent(one.score.value)} at {percent(fraction, 0)}"
         for fraction, one in candidates.items()

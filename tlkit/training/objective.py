@@ -9,19 +9,37 @@ import tensorflow as tf
 from tlkit.errors import ArgumentError, as_tuple
 from tlkit.models.compiling import accuracy_of, cross_entropy_of
 from tlkit.models.heads import head_kind, outputs_logits
+from tlkit.training.class_losses import FocalCrossentropy
 
 
 def loss_of(
-    model: keras.Model, label_smoothing: float = 0.0, *, mixes_labels: bool = False
+    model: keras.Model,
+    label_smoothing: float = 0.0,
+    *,
+    mixes_labels: bool = False,
+    gamma: float = 0.0,
+    label_factors: np.ndarray | None = None,
 ) -> keras.losses.Loss:
-    """Returns the cross-entropy that fits the model's head and the labels from `targets_of`.
+    """Returns the loss that fits the model's head and the labels from `targets_of`.
 
     Args:
         model: A classifier.
         label_smoothing: Fraction of each label's probability that is distributed over all classes,
             0...1.
         mixes_labels: Whether the labels of a softmax head are rows of shares of the classes.
+        gamma: Exponent of the focal loss; 0 for the cross-entropy.
+        label_factors: Weights of images without and with each label of a multi-label head,
+            `(num_labels, 2)`; `None` if all count the same.
     """
+    if gamma or label_factors is not None:
+        return FocalCrossentropy(
+            head_kind(model),
+            gamma=gamma,
+            from_logits=outputs_logits(model),
+            label_smoothing=label_smoothing,
+            label_factors=label_factors,
+            one_hot=mixes_labels,
+        )
     if mixes_labels and head_kind(model) == "softmax":
         return keras.losses.CategoricalCrossentropy(
             from_logits=outputs_logits(model), label_smoothing=label_smoothing
@@ -91,12 +109,14 @@ def check_metrics(metrics: Any) -> tuple[keras.metrics.Metric, ...]:
 
 
 def takes_one_hot(loss: keras.losses.Loss) -> bool:
-    """Whether the loss is one of Keras's losses for one-hot labels."""
+    """Whether the loss takes one-hot labels, as Keras's categorical losses do."""
     categorical = (
         keras.losses.CategoricalCrossentropy,
         keras.losses.CategoricalFocalCrossentropy,
         keras.losses.CategoricalHinge,
     )
+    if isinstance(loss, FocalCrossentropy):
+        return loss.one_hot
     return isinstance(loss, categorical)
 
 

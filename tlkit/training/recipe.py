@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import keras
 
 from tlkit.data.augmentation import Augmentation
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.data.settings import RGB, STRETCH
 from tlkit.errors import ArgumentError
 from tlkit.models.graph import parameters
@@ -46,6 +47,7 @@ class Recipe:
         optimizer: The settings of the user's optimizer; `None` for AdamW.
         adapters: The low-rank adapters; `None` to train the weights themselves.
         augment: The augmentation of the training images.
+        weighting: How classes count, by their numbers.
 
     All other attributes are plain values, as `fine_tune` takes them.
     """
@@ -61,7 +63,7 @@ class Recipe:
     augment: Augmentation = field(default_factory=lambda: Augmentation(DEFAULT_AUGMENTATION))
     views: int | None = None
     label_smoothing: float = DEFAULT_LABEL_SMOOTHING
-    class_weight: str | None = None
+    weighting: ClassWeighting = field(default_factory=ClassWeighting)
     patience: int | None = None
     kept_fraction: float | None = None
     precision: str = "auto"
@@ -125,7 +127,8 @@ class Recipe:
         Arguments that earlier versions did not have are left out if they have their defaults.
         """
         written = {**vars(self), "augment": self.augment.identity()}
-        del written["optimizer"]
+        del written["optimizer"], written["weighting"]
+        written["class_weight"] = self.weighting.identity()
         if self.optimizer is not None:
             written["optimizer"] = self.optimizer.identity()
         if self.solve_head == "auto":

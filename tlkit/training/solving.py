@@ -8,6 +8,7 @@ from math import prod
 import keras
 import numpy as np
 
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.distribution.strategies import workers_of
 from tlkit.errors import DataError
 from tlkit.evaluation.names import num_classes_of
@@ -67,7 +68,7 @@ class HeadTask:
         train: Features of the training images.
         held_out: Features of validation images, or `None`.
         form: "linear", "closed-form", or "auto" for the better one.
-        class_weight: "balanced" or `None`.
+        weighting: How classes count.
         seed: Seed of the folds, and of shuffling and random layers.
     """
 
@@ -76,7 +77,7 @@ class HeadTask:
     train: Features
     held_out: Features | None
     form: str
-    class_weight: str | None
+    weighting: ClassWeighting
     seed: int
 
     @property
@@ -182,7 +183,7 @@ def _solved_by_chief(solvable: SolvableHead, task: HeadTask) -> HeadSolution:
             kind=head_kind(model),
             num_classes=num_classes_of(model),
             form=LINEAR if _why_not_closed_form(solvable, model) else task.form,
-            class_weight=task.class_weight,
+            weighting=task.weighting,
             seed=task.seed,
             use_bias=dense.use_bias,
             num_validation=len(held_out.keys) if held_out else 0,

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.distribution.shards import ONLY_SHARD, Shard
 from tlkit.distribution.strategies import workers_of
@@ -67,6 +68,15 @@ def source_of(
         if split is not None:
             check_images(argument, split, model)
     return Source(data.train, data.validation, data)
+
+
+def note_on_classes(weighting: ClassWeighting, source: Source) -> list[str]:
+    """Returns a note on how classes count, if not all images count the same."""
+    if weighting == ClassWeighting():
+        return []
+    if source.data is not None:
+        weighting = weighting.with_names(source.data.class_names)
+    return [f"how classes count: {weighting}"]
 
 
 def batches_of(

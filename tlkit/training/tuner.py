@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from tlkit.data.class_weighting import BALANCED, ClassWeighting
 from tlkit.data.images import ImageSplit
 from tlkit.data.missing_files import missing_files_named
 from tlkit.distribution.shards import ShardedBatches
@@ -18,6 +19,7 @@ from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.group_choice import AS_IS
 from tlkit.models.groups import TrainableReport, choose_trainable
+from tlkit.models.heads import head_kind
 from tlkit.models.kernel_head import has_kernel_head, is_kernel_head_grown, make_head_linear
 from tlkit.models.random_state import seed_random_layers
 from tlkit.models.trainable import Flags
@@ -41,8 +43,9 @@ from tlkit.training.fitting import (
     Fitted,
     NotFiniteError,
     Objective,
-    class_weight_of,
+    class_factors_of,
     fit_model,
+    label_factors_of,
 )
 from tlkit.training.head import is_new_head, reason_not_to_solve, train_head
 from tlkit.training.head_forms import LINEAR
@@ -63,7 +66,7 @@ from tlkit.training.resume import (
     values_of,
 )
 from tlkit.training.saved_state import TrainingState
-from tlkit.training.sources import batches_of
+from tlkit.training.sources import batches_of, note_on_classes
 from tlkit.training.stages import PlannedStage
 from tlkit.training.weight_change import (
     WatchedWeights,
@@ -141,14 +144,26 @@ class Tuner:
             train = dataclasses.replace(source.train, seed=source.train.seed + recipe.seed)
             source = dataclasses.replace(source, train=train)
         self._model, self._tuning, self._source, self._recipe = model, tuning, source, recipe
-        self._loss = tuning.loss or loss_of(
-            model, recipe.label_smoothing, mixes_labels=bool(recipe.augment.mixing)
-        )
+        self._loss = tuning.loss or self._own_loss()
         self._checkpoint, self._cache = checkpoint, cache
-        self._criterion = criterion_for(source.validation, recipe.class_weight)
+        self._criterion = criterion_for(source.validation, recipe.weighting)
         self._flags, self._keeps_flags = Flags.of(model), False
         self._one_hot = takes_one_hot(self._loss)
         self._replaced: _ReplacedHead | None = None
+
+    def _own_loss(self) -> keras.losses.Loss:
+        """Returns the loss that fits the head, and how classes count."""
+        recipe, images = self._recipe, self._source.train
+        factors = None
+        if head_kind(self._model) == "multi_label" and not recipe.weighting.is_plain:
+            factors = label_factors_of(labels_of(images, self._model), recipe.weighting)
+        return loss_of(
+            self._model,
+            recipe.label_smoothing,
+            mixes_labels=bool(recipe.augment.mixing),
+            gamma=recipe.weighting.gamma if recipe.weighting.is_focal else 0.0,
+            label_factors=factors,
+        )
 
     def run(self) -> TrainingReport:
         """Solves the head if it is untrained, then trains the remaining stages."""
@@ -224,8 +239,8 @@ class Tuner:
 
     def _replace_head(self) -> None:
         images, model = self._source.validation, self._model
-        weight = self._recipe.class_weight
-        candidate = None if images is None else evaluate_candidate(model, images, weight)
+        weighting = self._recipe.weighting
+        candidate = None if images is None else evaluate_candidate(model, images, weighting)
         values = values_of(model.weights)
         self._replaced = _ReplacedHead(make_head_linear(model), values, candidate)
 
@@ -239,7 +254,7 @@ class Tuner:
         if old is None or old.candidate is None or images is None:
             return state
         *others, last = state.reports
-        new = evaluate_candidate(model, images, self._recipe.class_weight)
+        new = evaluate_candidate(model, images, self._recipe.weighting)
         gain, error = new.gain_over(old.candidate)
         is_unchanged = not last.kept_fraction
         what = f"cross-entropy on validation {abs(gain):.3f} ± {error:.3f}"
@@ -268,7 +283,7 @@ class Tuner:
             self._source.train if self._source.data is None else self._source.data,
             validation=validation,
             head=LINEAR,
-            class_weight=self._recipe.class_weight,
+            class_weight=self._recipe.weighting.for_solving(),
             solve_head=self._recipe.solve_head if self._replaced is None else True,
             seed=self._recipe.seed,
             cache=self._cache,
@@ -291,7 +306,7 @@ class Tuner:
         """Returns the model's score on the validation images."""
         if self._source.validation is None:
             return None
-        return score_on(self._model, self._source.validation, self._recipe.class_weight)
+        return score_on(self._model, self._source.validation, self._recipe.weighting)
 
     def _run_stage(
         self, plan: PlannedStage, number: int, state: TrainingState, resumed: Saved | None
@@ -327,6 +342,7 @@ class Tuner:
         notes_of_head = {note for report in state.reports for note in report.notes}
         notes = [note for note in self._tuning.notes if number == 0 and note not in notes_of_head]
         notes.append(decision.note)
+        notes += note_on_classes(recipe.weighting, self._source)
         if stage.adapters is not None:
             size = None if self._checkpoint is None else self._checkpoint.num_bytes
             notes += stage.adapters.notes(fitted.state_bytes, size)
@@ -348,7 +364,7 @@ class Tuner:
                 "untested"
             )
         else:
-            mixture = choose_mixture(model, start, self._source.validation, recipe.class_weight)
+            mixture = choose_mixture(model, start, self._source.validation, recipe.weighting)
             fraction = mixture.fraction
             notes.append(mixture.note)
         return StageReport(
@@ -405,7 +421,12 @@ class Tuner:
             size = source.train.batch_size
             trained, frozen_calls = cut.top, frozen_calls.above_cut()
             batches = cut_batches(
-                cut, model, seed=recipe.seed + stage.number, batch_size=size, one_hot=self._one_hot
+                cut,
+                model,
+                seed=recipe.seed + stage.number,
+                batch_size=size,
+                one_hot=self._one_hot,
+                is_balanced=recipe.weighting.sampling == BALANCED,
             )
             held_out = cut_validation(cut, model, batch_size=size, one_hot=self._one_hot)
         else:
@@ -416,17 +437,19 @@ class Tuner:
                 recipe.augment,
                 stage=stage.number,
                 one_hot=self._one_hot,
+                is_balanced=recipe.weighting.sampling == BALANCED,
             )
         if held_out is not None:
-            held_out = shards_with_class_weights(held_out, self._weights_of(source.validation))
+            factors = self._factors_of(source.validation, recipe.weighting)
+            held_out = shards_with_class_weights(held_out, factors)
         read = (source.train, source.validation)
         with missing_files_named(read), computed_in(trained, precision):
             objective = Objective(
                 with_loss_scaling(self._optimizer(stage, batches.num_steps), precision),
                 self._loss,
                 [*metrics_of(model, one_hot=self._one_hot), *self._tuning.metrics],
-                self._criterion.metrics(model, one_hot=self._one_hot) if held_out else (),
-                self._weights_of(source.train),
+                self._deciding_metrics(),
+                self._factors_of(source.train, recipe.weighting.in_loss()),
             )
             baseline = stage.state.baseline
             fit_plan = FitPlan(
@@ -484,12 +507,21 @@ class Tuner:
             return None
         return lambda shard: batches_of(images, self._model, one_hot=self._one_hot, shard=shard)
 
-    def _weights_of(self, images: Images | None) -> dict[int, float] | None:
+    def _deciding_metrics(self) -> list[keras.metrics.Metric]:
+        """Returns the metrics that decide, if not those that are always measured."""
+        images, model = self._source.validation, self._model
+        if images is None or self._criterion.is_plain:
+            return []
+        is_read = head_kind(model) == "multi_label" and not self._criterion.weighting.is_plain
+        labels = labels_of(images, model) if is_read else None
+        return self._criterion.metrics(model, labels, one_hot=self._one_hot)
+
+    def _factors_of(self, images: Images | None, weighting: ClassWeighting) -> np.ndarray | None:
         """Returns the weight of each class among some images."""
-        class_weight, model = self._recipe.class_weight, self._model
-        if class_weight is None or images is None:
+        model = self._model
+        if weighting.is_plain or images is None:
             return None
-        return class_weight_of(labels_of(images, model), num_classes_of(model), class_weight)
+        return class_factors_of(labels_of(images, model), num_classes_of(model), weighting)
 
 
 def _check_cut(now: TrainingState, begun: TrainingState) -> None:
