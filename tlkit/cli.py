@@ -193,7 +193,7 @@ def _use_settings(context: typer.Context, file: Path | None) -> Path | None:
     return file
 
 
-Photos = Annotated[Path, _typer_parameter("photos")]
+Photos = Annotated[str, _typer_parameter("photos")]
 Damaged = Annotated[str, _typer_parameter("damaged")]
 MaxMilliseconds = Annotated[float | None, _typer_parameter("max_milliseconds")]
 MaxMegabytes = Annotated[float | None, _typer_parameter("max_megabytes")]

@@ -106,7 +106,7 @@ def load_folder(
         resize=resize,
         channels=channels,
     )
-    listing = list_folder(path, class_names=class_names or ())
+    listing = list_folder(path, class_names=class_names or (), cache=cache)
     if groups is not None:
         assign_groups(listing, groups)
     return load_listing(listing, settings)

@@ -2,31 +2,25 @@
 
 import glob
 import os
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from types import TracebackType
 
+from tlkit.data.archives import (
+    ARCHIVE_ERRORS,
+    Archive,
+    damaged_archive_error,
+    is_archive,
+)
 from tlkit.data.file_checks import why_unreadable
 from tlkit.data.folder_names import reason_to_ignore
 from tlkit.data.listing import IGNORED, list_all_below
 from tlkit.data.reading import read_image
 from tlkit.errors import DataError, check_path, is_unicode
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-_ARCHIVE_ERRORS = (
-    OSError,
-    EOFError,
-    RuntimeError,  # an encrypted member of a ZIP archive, or an unknown compression
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-)
 _NUM_READERS = 8
 """Threads that read files; more than processors, as they wait for disks and networks."""
 
@@ -105,7 +99,7 @@ class ImageReader:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._pool = self._stack.enter_context(ThreadPoolExecutor(_NUM_READERS))
-        self._archives: dict[str, zipfile.ZipFile | tarfile.TarFile] = {}
+        self._archives: dict[str, Archive] = {}
 
     def __enter__(self) -> "ImageReader":
         return self
@@ -129,14 +123,10 @@ class ImageReader:
             return ReadImage(image, b"", image.problem)
         try:
             if image.archive not in self._archives:
-                opened = self._archives[image.archive] = _open_archive(image.archive)
+                opened = self._archives[image.archive] = Archive(image.archive)
                 self._stack.callback(opened.close)
-            archive = self._archives[image.archive]
-            if isinstance(archive, zipfile.ZipFile):
-                return ReadImage(image, archive.read(image.member), "")
-            file = archive.extractfile(image.member)
-            return ReadImage(image, b"" if file is None else file.read(), "")
-        except _ARCHIVE_ERRORS as error:
+            return ReadImage(image, self._archives[image.archive].read(image.member), "")
+        except ARCHIVE_ERRORS as error:
             return ReadImage(image, b"", f"cannot be read from the archive: {error}")
 
 
@@ -148,7 +138,7 @@ def _images_of(path: str | os.PathLike[str], argument: str) -> Iterator[GivenIma
     name = os.fspath(path)
     if os.path.isdir(name):
         yield from _in_folder(name, argument)
-    elif name.lower().endswith(ARCHIVE_SUFFIXES) and os.path.isfile(name):
+    elif is_archive(name) and os.path.isfile(name):
         yield from _in_archive(name, argument)
     elif glob.has_magic(name) and not os.path.lexists(name):
         matches = sorted(filter(os.path.isfile, glob.iglob(name, recursive=True)))
@@ -176,16 +166,10 @@ def _in_folder(path: str, argument: str) -> Iterator[GivenImage]:
 
 def _in_archive(path: str, argument: str) -> Iterator[GivenImage]:
     try:
-        with _open_archive(path) as archive:
-            if isinstance(archive, zipfile.ZipFile):
-                members = [member.filename for member in archive.infolist() if not member.is_dir()]
-            else:
-                members = [member.name for member in archive if member.isfile()]
-    except _ARCHIVE_ERRORS as error:
-        raise DataError(
-            f"`{argument}` must name an intact archive. Received: {path!r} ({error}). Make or "
-            "download it again."
-        ) from error
+        with Archive(path) as archive:
+            members = [member.name for member in archive.members() if not member.problem]
+    except ARCHIVE_ERRORS as error:
+        raise damaged_archive_error(path, argument, error) from error
     members = [name for name in members if not _is_ignored(name)]
     if not members:
         raise DataError(
@@ -200,12 +184,6 @@ def _in_archive(path: str, argument: str) -> Iterator[GivenImage]:
 def _is_ignored(member: str) -> bool:
     """Whether a member is hidden or of an operating system, or lies in such a folder."""
     return any(reason_to_ignore(part) in IGNORED for part in PurePosixPath(member).parts)
-
-
-def _open_archive(path: str) -> zipfile.ZipFile | tarfile.TarFile:
-    if Path(path).suffix.lower() == ".zip":
-        return zipfile.ZipFile(path)
-    return tarfile.open(path)
 
 
 def _read_file(image: GivenImage) -> ReadImage:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tlkit.data.addresses import is_address
 from tlkit.data.folders import load_listing
 from tlkit.data.grouping import GroupKey, assign_groups
 from tlkit.data.images import ImageData
@@ -133,6 +134,7 @@ def list_images(
     needs_train: bool = True,
     needs_files: bool = True,
     class_names: Iterable[str] = (),
+    cache: str | os.PathLike[str] | None = None,
 ) -> Listing:
     """Lists a folder, or a manifest if the path is that of a CSV file.
 
@@ -142,6 +144,7 @@ def list_images(
         needs_train: Whether a user's split must include training.
         needs_files: Whether all files of a manifest must exist.
         class_names: See `list_folder`.
+        cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
         DataError: What `list_folder` and `list_manifest` raise.
@@ -150,7 +153,9 @@ def list_images(
         return list_manifest(
             path, argument=argument, needs_train=needs_train, needs_files=needs_files
         )
-    return list_folder(path, argument=argument, needs_train=needs_train, class_names=class_names)
+    return list_folder(
+        path, argument=argument, needs_train=needs_train, class_names=class_names, cache=cache
+    )
 
 
 def load_images(
@@ -172,4 +177,5 @@ def load_images(
 
 
 def _is_manifest(path: str | os.PathLike[str]) -> bool:
-    return Path(path).suffix.lower() == SUFFIX and not Path(path).is_dir()
+    is_csv = Path(path).suffix.lower() == SUFFIX and not is_address(path)
+    return is_csv and not Path(path).is_dir()

@@ -80,7 +80,9 @@ def load_for_measuring(
     check_choice("damaged", damaged, DAMAGED)
     check_choice("resize", resize, RESIZES)
     check_channels_of_files(channels)
-    listing = list_images(path, argument=argument, needs_train=False, class_names=class_names)
+    listing = list_images(
+        path, argument=argument, needs_train=False, class_names=class_names, cache=cache
+    )
     images, _ = readable_images(listing, max_pixels=max_pixels, cache=cache, damaged=damaged)
     split_names = {image.split for image in images}
     measured = next((split for split in ("test", "validation") if split in split_names), "")
