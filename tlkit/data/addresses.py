@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,16 +49,6 @@ def is_address(path: object) -> bool:
     return isinstance(path, str) and _ADDRESS.match(path) is not None
 
 
-def check_address(address: str, argument: str) -> None:
-    """Checks an address as far as that is possible without asking for it.
-
-    Raises:
-        ArgumentError: A package is missing, the protocol is unknown, or the address contains a
-            password.
-    """
-    _filesystem_class(address, argument)
-
-
 def fetch(
     address: str, *, argument: str = "path", cache: str | os.PathLike[str] | None = None
 ) -> Path:
@@ -94,9 +84,9 @@ def fetch(
         ...     [path.name for path in copy.rglob("*")]
         ['cats', '1.jpg']
     """
-    filesystem = _filesystem_class(address, argument)
+    check_address(address, argument)
     with _access_named(address, argument):
-        found = _find(filesystem, address, argument)
+        found = _find(address, argument)
     root = cache_folder(REMOTE_FOLDER, cache) / content_digest(address.encode())
     target = root / found.name
     with storage_named(root):
@@ -137,8 +127,13 @@ class _Found:
     files: Mapping[str, _RemoteFile]
 
 
-def _filesystem_class(address: str, argument: str) -> Any:
-    """Returns fsspec's class for an address; its package must be there."""
+def check_address(address: str, argument: str) -> None:
+    """Checks an address as far as that is possible without asking for it.
+
+    Raises:
+        ArgumentError: A package is missing, the protocol is unknown, or the address contains a
+            password.
+    """
     if urlsplit(address).password is not None:
         raise ArgumentError(
             f"`{argument}` must be an address without a password, as runs keep it. Received: one "
@@ -153,7 +148,7 @@ def _filesystem_class(address: str, argument: str) -> Any:
             f"{address!r}. Install it with: pip install 'tlkit[remote]'."
         ) from error
     try:
-        return fsspec.get_filesystem_class(protocol)
+        fsspec.get_filesystem_class(protocol)
     except ValueError as error:
         known = fsspec.available_protocols()
         raise ArgumentError(
@@ -185,10 +180,9 @@ def _access_named(address: str, argument: str) -> Iterator[None]:
         ) from error
 
 
-def _find(kind: Any, address: str, argument: str) -> _Found:
+def _find(address: str, argument: str) -> _Found:
     from fsspec.core import url_to_fs
 
-    del kind  # imported by now
     filesystem, path = url_to_fs(address)
     filesystem.invalidate_cache()
     name = urlsplit(address).path.rstrip("/").rpartition("/")[2] or urlsplit(address).netloc
@@ -251,35 +245,39 @@ def _update(root: Path, target: Path, found: _Found, address: str, argument: str
     check_space(num_bytes, root, f"{address!r} with files", argument)
     try:
         with staging_beside(target) as staging:
-            for place in _fetched(needed, found.filesystem, staging, target, address, argument):
+            fetch_file = _fetcher(needed, found.filesystem, staging, target)
+
+            def fetch_named(item: tuple[int, str]) -> str:
+                with _access_named(address, argument):
+                    return fetch_file(*item)
+
+            for place in _in_threads(fetch_named, list(enumerate(needed))):
                 versions[place] = needed[place].version
     finally:  # also if the user interrupts: complete files are not fetched again
         write_json(record, versions)
 
 
-def _fetched(
-    needed: Mapping[str, _RemoteFile],
-    filesystem: Any,
-    staging: Path,
-    target: Path,
-    address: str,
-    argument: str,
-) -> Iterator[str]:
-    """Fetches files, several at a time, and yields the place of each one that is complete."""
+def _fetcher(
+    needed: Mapping[str, _RemoteFile], filesystem: Any, staging: Path, target: Path
+) -> Callable[[int, str], str]:
+    """Returns a function that fetches a file, given with a number, and returns its place."""
 
-    def fetch_file(item: tuple[int, str]) -> str:
-        number, place = item
-        aside = staging / str(number)
-        with _access_named(address, argument):
-            filesystem.get_file(needed[place].address, str(aside))
-        destination = target.joinpath(place)
+    def fetch_file(number: int, place: str) -> str:
+        aside, destination = staging / str(number), target.joinpath(place)
+        filesystem.get_file(needed[place].address, str(aside))
         destination.parent.mkdir(parents=True, exist_ok=True)
         aside.replace(destination)
         return place
 
+    return fetch_file
+
+
+def _in_threads(
+    fetch_file: Callable[[tuple[int, str]], str], items: list[tuple[int, str]]
+) -> Iterator[str]:
+    """Yields the results for all items, of which several are worked on at a time."""
     pool = ThreadPoolExecutor(_NUM_THREADS)
     try:
-        places = pool.map(fetch_file, enumerate(needed))
-        yield from track(places, "fetching", len(needed), "files")
+        yield from track(pool.map(fetch_file, items), "fetching", len(items), "files")
     finally:
         pool.shutdown(cancel_futures=True)

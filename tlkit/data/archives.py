@@ -76,7 +76,8 @@ class Archive:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         is_zip = self.path.lower().endswith(".zip")
-        self._archive = zipfile.ZipFile(path) if is_zip else tarfile.open(path)
+        self._archive: zipfile.ZipFile | tarfile.TarFile
+        self._archive = zipfile.ZipFile(path) if is_zip else tarfile.TarFile.open(path)
         self._entries: list[zipfile.ZipInfo | tarfile.TarInfo] = []
         self._by_name: dict[str, Member] = {}
 

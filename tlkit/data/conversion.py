@@ -45,7 +45,7 @@ class ConversionError(DataError):
 
 
 def converted_format(head: bytes, file_name: str = "") -> str:
-    """Returns the name of a file's format if files of it are converted, else "".
+    r"""Returns the name of a file's format if files of it are converted, else "".
 
     Args:
         head: The file's first bytes, at most 512.

@@ -7,10 +7,11 @@ import numpy as np
 
 from tlkit.data.class_checks import check_classes, check_labels, check_similar_names
 from tlkit.data.grouping import GroupKey, assign_groups
+from tlkit.data.image_places import shown_path
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_images
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.listing import Listing, list_folder
+from tlkit.data.listing import IGNORED, Listing, list_folder
 from tlkit.data.settings import KEEP, RGB, STRETCH, Settings, check_settings
 from tlkit.data.splits import ImageRecord, divide
 from tlkit.errors import DataError, quoted, some_of
@@ -159,6 +160,14 @@ def load_listing(listing: Listing, settings: Settings) -> ImageData:
         cache=settings.cache,
         damaged=settings.damaged,
     )
+    if not images and listing.skipped:
+        first = next((one for one in listing.skipped if one.reason not in IGNORED), None)
+        example = "" if first is None else f", such as {shown_path(first.path)!r} ({first.reason})"
+        raise DataError(
+            f"`{listing.argument}` must contain images. Received: {listing.argument}="
+            f"{listing.path!r} with no image that can be used{example}. Run tlkit inspect to list "
+            "what it holds."
+        )
     division = divide(images, settings.splits, settings.seed)
     if listing.is_multi_label:
         found = check_labels(images, division)

@@ -1,14 +1,15 @@
-"""Images as users give them for predictions: files, folders, patterns and archives."""
+"""Images as users give them for predictions: files, folders, patterns, archives, addresses."""
 
 import glob
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from types import TracebackType
 
+from tlkit.data.addresses import fetch, is_address
 from tlkit.data.archives import (
     ARCHIVE_ERRORS,
     Archive,
@@ -34,12 +35,14 @@ class GivenImage:
         archive: Path of the archive that holds it; empty for a file.
         member: Its name in the archive.
         problem: Why it cannot be read; empty if that is not known yet.
+        copy: Path of the copy in the cache that is read, for a file at an address; else empty.
     """
 
     path: str
     archive: str = ""
     member: str = ""
     problem: str = ""
+    copy: str = ""
 
     @property
     def name(self) -> str:
@@ -65,11 +68,11 @@ class ReadImage:
 def find_images(
     given: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], argument: str
 ) -> list[GivenImage]:
-    """Returns the images of files, folders, patterns and archives, in this order.
+    """Returns the images of files, folders, patterns, archives and addresses, in this order.
 
     A folder gives all files in it and in its subfolders, an archive all its members, and a pattern
     such as `photos/*.jpg` the files that match it; each in the order of their names, members in
-    the order of the archive. Hidden files and those of operating systems are left out of folders
+    the order of the archive. Folders and archives may lie at an address, see `fetch`. Hidden files and those of operating systems are left out of folders
     and archives; no other file is.
 
     Args:
@@ -77,8 +80,9 @@ def find_images(
         argument: The argument's name in errors.
 
     Raises:
-        ArgumentError: Something given is no path.
-        DataError: A folder, a pattern or an archive holds no file, or an archive is damaged.
+        ArgumentError: Something given is no path, or an address needs another package.
+        DataError: A folder, a pattern or an archive holds no file, or an archive is damaged; or an
+            address cannot be read.
     """
     listed = [given] if isinstance(given, str | os.PathLike) else list(given)
     images = [image for path in listed for image in _images_of(path, argument)]
@@ -136,7 +140,9 @@ def _images_of(path: str | os.PathLike[str], argument: str) -> Iterator[GivenIma
         return
     check_path(argument, path)
     name = os.fspath(path)
-    if os.path.isdir(name):
+    if is_address(name):
+        yield from _at_address(name, argument)
+    elif os.path.isdir(name):
         yield from _in_folder(name, argument)
     elif is_archive(name) and os.path.isfile(name):
         yield from _in_archive(name, argument)
@@ -150,6 +156,14 @@ def _images_of(path: str | os.PathLike[str], argument: str) -> Iterator[GivenIma
         yield from map(GivenImage, matches)
     else:
         yield GivenImage(name)
+
+
+def _at_address(address: str, argument: str) -> Iterator[GivenImage]:
+    copy = str(fetch(address, argument=argument))
+    images = _in_archive(copy, argument) if is_archive(copy) else _in_folder(copy, argument)
+    for image in images:
+        shown = address.rstrip("/") + image.path.removeprefix(copy)
+        yield replace(image, path=shown, copy="" if image.archive else image.path)
 
 
 def _in_folder(path: str, argument: str) -> Iterator[GivenImage]:
@@ -190,6 +204,6 @@ def _read_file(image: GivenImage) -> ReadImage:
     if image.problem:
         return ReadImage(image, b"", image.problem)
     try:
-        return ReadImage(image, read_image(image.path), "")
+        return ReadImage(image, read_image(image.copy or image.path), "")
     except (DataError, OSError) as error:
         return ReadImage(image, b"", why_unreadable(error))

@@ -13,10 +13,10 @@ from pathlib import Path
 from tlkit.data.archives import ARCHIVE_ERRORS, Archive, Member, damaged_archive_error
 from tlkit.data.file_checks import FILE_CHECKS_FOLDER, tolerate_unusable_index
 from tlkit.data.reading import DIGEST_BYTES, content_digest
-from tlkit.errors import DataError, StorageError, some_of
+from tlkit.errors import DataError, StorageError
 from tlkit.utils.cache import cache_folder, open_index
 from tlkit.utils.files import staging_beside, storage_named, sweep_asides
-from tlkit.utils.formatting import GIGABYTE, counted, megabytes
+from tlkit.utils.formatting import GIGABYTE, megabytes
 from tlkit.utils.progress import track
 
 ARCHIVES_FOLDER = "archives"
@@ -205,9 +205,7 @@ def _write_summary(root: Path, name: str, skipped: list[tuple[str, str]]) -> Non
     (root / _SUMMARY).write_text(json.dumps(summary), encoding="utf-8")
 
 
-def _digest_of(
-    path: str, cache: str | os.PathLike[str] | None, notes: list[str] | None
-) -> str:
+def _digest_of(path: str, cache: str | os.PathLike[str] | None, notes: list[str] | None) -> str:
     """Returns a hash of an archive's content, from the cache's index while its times stay."""
     status = os.stat(path)
     state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_sample_images
 
-from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.conversion import readable
+from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.reading import read_image
 from tlkit.data.settings import GREY, RESIZES, RGB, STRETCH
 from tlkit.errors import ArgumentError, ExportError, as_tuple, check_choice, check_count, check_path
