@@ -23,9 +23,9 @@ fsspec = pytest.importorskip("fsspec")
 @pytest.fixture
 def memory():
     filesystem = fsspec.filesystem("memory")
-    filesystem.rm("/", recursive=True)
     yield filesystem
-    filesystem.rm("/", recursive=True)
+    filesystem.store.clear()
+    filesystem.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture
@@ -49,7 +49,9 @@ def photos(tmp_path_factory):
 
 def test_addresses_are_told_from_paths():
     assert all(map(is_address, ("s3://b/a", "https://x.org/a.zip", "memory://a", "GS://b")))
-    assert not any(map(is_address, ("a/b.zip", "C:\\images", "C:/images", "//share/a", "a:b", None)))
+    assert not any(
+        map(is_address, ("a/b.zip", "C:\\images", "C:/images", "//share/a", "a:b", None))
+    )
 
 
 @pytest.mark.parametrize("protocol", ["memory", "file"])
@@ -177,7 +179,11 @@ def test_an_address_without_access_is_rejected(memory, monkeypatch):
 
 @pytest.mark.parametrize(
     ("address", "package"),
-    [("s3://bucket/images", "s3fs"), ("gs://b/a", "gcsfs"), ("https://x.org/a.zip", r"'tlkit\[rem")],
+    [
+        ("s3://bucket/images", "s3fs"),
+        ("gs://b/a", "gcsfs"),
+        ("https://x.org/a.zip", r"'tlkit\[rem"),
+    ],
 )
 def test_a_missing_package_of_a_protocol_is_named(monkeypatch, address, package):
     def missing(protocol):
@@ -190,7 +196,9 @@ def test_a_missing_package_of_a_protocol_is_named(monkeypatch, address, package)
 
 def test_the_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(ArgumentError, match=r"unless the extra remote.*pip install 'tlkit\[remote\]'"):
+    with pytest.raises(
+        ArgumentError, match=r"unless the extra remote.*pip install 'tlkit\[remote\]'"
+    ):
         tlkit.load_folder("s3://bucket/images")
 
 

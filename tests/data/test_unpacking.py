@@ -213,7 +213,9 @@ def test_a_truncated_archive_leaves_nothing(photos, tmp_path, name):
 
 def test_an_archive_without_images_says_what_is_in_it(tmp_path):
     path = zip_of(tmp_path / "texts.zip", **{"a/1.txt": "x", "b/2.txt": "y"})
-    with pytest.raises(DataError, match=r"must contain images.*such as .texts\.zip/a/1\.txt. \(not an image: text"):
+    with pytest.raises(
+        DataError, match=r"must contain images.*such as .texts\.zip/a/1\.txt. \(not an image: text"
+    ):
         tlkit.load_folder(path)
 
 

@@ -153,7 +153,7 @@ def check_address(address: str, argument: str) -> None:
         known = fsspec.available_protocols()
         raise ArgumentError(
             f"`{argument}` must be an address with a protocol of fsspec, such as s3, gs or https. "
-            f"Received: {address!r}.{did_you_mean(protocol, known)}"
+            f"Received: {address!r}. Correct the protocol.{did_you_mean(protocol, known)}"
         ) from error
     except ImportError as error:
         what = "'tlkit[remote]'" if protocol in _WEB else _PACKAGES.get(protocol, "")
@@ -172,8 +172,10 @@ def _access_named(address: str, argument: str) -> Iterator[None]:
     except (TlkitError, MemoryError):
         raise
     except Exception as error:
-        problem = "which does not exist" if isinstance(error, FileNotFoundError) else ""
-        problem = problem or f"{type(error).__name__}: {reason_of(error)}"
+        reason = error.__cause__ or error  # of the web every error is a FileNotFoundError
+        problem = f"{type(reason).__name__}: {reason_of(reason)}"
+        if isinstance(reason, FileNotFoundError):
+            problem = "which does not exist"
         raise DataError(
             f"`{argument}` must be an address that can be read from here. Received: {address!r} "
             f"({problem}). Check the address, the network and your access."

@@ -51,8 +51,12 @@ def load_folder(
     split, which depends only on the group's key and the seed. The fractions then hold approximately
     over all images.
 
+    The folder may be packed in a ZIP or tar archive, or lie at an address such as
+    `s3://bucket/images` or `https://example.org/images.zip` (extra `remote`), as a folder or an
+    archive. Both are copied to the cache once for each content.
+
     Args:
-        path: The folder.
+        path: The folder, the archive or the address.
         image_size: Height and width that images are resized to; one number for a square.
         resize: How images of another aspect ratio are brought to `image_size`: "stretch" changes
             the aspect ratio; "crop" cuts out the largest centred rectangle of that ratio, so that
@@ -74,9 +78,10 @@ def load_folder(
         cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
-        ArgumentError: A size, a fraction, the seed, the names or a group's key is invalid, or
-            `resize` or `channels` is not one of these.
-        DataError: `path` is not a folder of at least two classes with at least two images each;
+        ArgumentError: A size, a fraction, the seed, the names or a group's key is invalid,
+            `resize` or `channels` is not one of these, or an address needs another package.
+        StorageError: The files of an archive or an address do not fit on the cache's disk.
+        DataError: An archive is damaged, or an address cannot be read; `path` is not a folder of at least two classes with at least two images each;
             a class of validation or test is not in `train`; `class_names` differ from the folder's
             classes; there are so few groups that a split would be empty.
 
