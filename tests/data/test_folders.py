@@ -12,9 +12,8 @@ import tensorflow as tf
 import tlkit
 from tests.conftest import write_photos
 from tests.data.image_bytes import drawing, encoded, photograph, png_claiming, sixteen_bit_png
-from tlkit.data import decoding, listing
+from tlkit.data import conversion, decoding, listing
 from tlkit.data import file_checks as checks
-from tlkit.data import conversion
 from tlkit.data.folders import load_listing
 from tlkit.data.settings import check_settings
 from tlkit.errors import ArgumentError, DataError

@@ -146,7 +146,7 @@ def test_unusable_arguments_are_rejected():
     ):
         with pytest.raises(ArgumentError, match=message):
             tlkit.load_dataset(given, **options)
-    with pytest.raises(DataError, match="must have a split 'train'.*'test'"):
+    with pytest.raises(DataError, match=r"must have a split 'train'.*'test'"):
         tlkit.load_dataset(datasets.DatasetDict(test=dataset))
     bad = labelled([{"bytes": b"text", "path": None}] * 4, [0, 1] * 2)
     with pytest.raises(DataError, match=r"`dataset` must contain images.*not an image: text"):

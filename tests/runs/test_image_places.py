@@ -55,15 +55,15 @@ def test_a_run_on_an_archive_is_that_on_its_folder(tmp_path, monkeypatch):
         ("memory://bucket/gone", "PHOTOS must be an address that can be read from here."),
     ],
 )
-@pytest.mark.parametrize("command", [["train"], ["inspect"], ["compare"]])
+@pytest.mark.parametrize("command", ["train", "inspect", "compare"])
 def test_bad_places_are_one_line_and_status_2(
-    tmp_path, monkeypatch, capsys, command, photos, message
+    tmp_path, monkeypatch, capsys, *, command, photos, message
 ):
     if "://" in photos:
         pytest.importorskip("fsspec")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.zip").write_bytes(b"PK no archive")
-    monkeypatch.setattr(sys, "argv", ["tlkit", *command, photos, "--quiet"])
+    monkeypatch.setattr(sys, "argv", ["tlkit", command, photos, "--quiet"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2

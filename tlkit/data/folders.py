@@ -81,9 +81,10 @@ def load_folder(
         ArgumentError: A size, a fraction, the seed, the names or a group's key is invalid,
             `resize` or `channels` is not one of these, or an address needs another package.
         StorageError: The files of an archive or an address do not fit on the cache's disk.
-        DataError: An archive is damaged, or an address cannot be read; `path` is not a folder of at least two classes with at least two images each;
+        DataError: `path` is not a folder of at least two classes with at least two images each;
             a class of validation or test is not in `train`; `class_names` differ from the folder's
-            classes; there are so few groups that a split would be empty.
+            classes; there are so few groups that a split would be empty; an archive is damaged, or
+            an address cannot be read.
 
     Example:
         >>> from pathlib import Path

@@ -72,8 +72,8 @@ def find_images(
 
     A folder gives all files in it and in its subfolders, an archive all its members, and a pattern
     such as `photos/*.jpg` the files that match it; each in the order of their names, members in
-    the order of the archive. Folders and archives may lie at an address, see `fetch`. Hidden files and those of operating systems are left out of folders
-    and archives; no other file is.
+    the order of the archive. Folders and archives may lie at an address, see `fetch`. Hidden files
+    and those of operating systems are left out of folders and archives; no other file is.
 
     Args:
         given: One path or several.

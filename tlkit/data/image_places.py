@@ -17,7 +17,7 @@ from tlkit.utils.formatting import counted, megabytes
 _MAX_DEPTH = 16
 """Maximum depth at which the folder of the classes is searched in an archive."""
 _CACHED = re.compile(r"(?s)(?:.*[/\\])?(?:archives|remote|datasets)[/\\][0-9a-f]{32}[/\\](.+)")
-"""Matches paths of files in these folders of the cache, below the folder of one of their entries."""
+"""Matches paths of files in these folders of the cache, below the folder of an entry."""
 
 
 @dataclass(frozen=True)
