@@ -14,6 +14,7 @@ _MODULES = {
     "tlkit.data.manifests": ("load_manifest",),
     "tlkit.data.arrays": ("load_arrays",),
     "tlkit.data.tfds": ("load_tfds",),
+    "tlkit.data.hugging_face": ("load_dataset",),
     "tlkit.data.inspection": ("inspect_folder",),
     "tlkit.data.near_duplicates": ("find_near_duplicates",),
     "tlkit.models.assembly": ("build_classifier",),
@@ -191,6 +192,7 @@ if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the t
     from tlkit.continual.weight_anchor import WeightAnchor as WeightAnchor
     from tlkit.data.arrays import load_arrays as load_arrays
     from tlkit.data.folders import load_folder as load_folder
+    from tlkit.data.hugging_face import load_dataset as load_dataset
     from tlkit.data.inspection import inspect_folder as inspect_folder
     from tlkit.data.manifests import load_manifest as load_manifest
     from tlkit.data.near_duplicates import find_near_duplicates as find_near_duplicates

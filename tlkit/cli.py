@@ -193,7 +193,7 @@ def _use_settings(context: typer.Context, file: Path | None) -> Path | None:
     return file
 
 
-Photos = Annotated[Path, _typer_parameter("photos")]
+Photos = Annotated[str, _typer_parameter("photos")]
 Damaged = Annotated[str, _typer_parameter("damaged")]
 MaxMilliseconds = Annotated[float | None, _typer_parameter("max_milliseconds")]
 MaxMegabytes = Annotated[float | None, _typer_parameter("max_megabytes")]
@@ -313,11 +313,12 @@ def predict(  # noqa: PLR0917 - typer calls it by name
         Path, typer.Argument(metavar="RUN_OR_EXPORT", help="Folder of a run or of a SavedModel.")
     ],
     images: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="IMAGE",
-            help="Image files, folders, patterns such as 'new/*.jpg', ZIP or tar archives; - for a "
-            "list of them on standard input, one in each line.",
+            help="Image files, folders, patterns such as 'new/*.jpg', ZIP or tar archives, or "
+            "addresses such as s3://bucket/new; - for a list of them on standard input, one in "
+            "each line.",
         ),
     ],
     csv: Annotated[
@@ -383,11 +384,11 @@ def predict(  # noqa: PLR0917 - typer calls it by name
         raise typer.Exit(_SOME_FILES_SKIPPED)
 
 
-def _from_standard_input(image: Path) -> list[Path]:
+def _from_standard_input(image: str) -> list[str]:
     """Returns the paths on standard input for "-", one in each line; else the path itself."""
-    if str(image) != "-":
+    if image != "-":
         return [image]
-    return [Path(line) for line in sys.stdin.read().splitlines() if line.strip()]
+    return [line for line in sys.stdin.read().splitlines() if line.strip()]
 
 
 @command(rich_help_panel=_USING)

@@ -186,9 +186,9 @@ def test_the_content_of_the_cache_is_described(filled, monkeypatch):
     monkeypatch.setenv("TLKIT_CACHE_LIMIT", "2.5")
     lines = describe_cache(filled).splitlines()
     assert lines[0].split()[:4] == ["0.0", "MB", "features", "2"]
-    assert [line.split()[2] for line in lines[:3]] == list(FOLDERS)
-    assert f"in {filled}" in lines[3]
-    assert lines[4].startswith("Limit of activations: 2.5 GB")
+    assert [line.split()[2] for line in lines[: len(FOLDERS)]] == list(FOLDERS)
+    assert f"in {filled}" in lines[len(FOLDERS)]
+    assert lines[len(FOLDERS) + 1].startswith("Limit of activations: 2.5 GB")
     assert "0 stores of activations" in describe_cache(filled / "empty")
 
 

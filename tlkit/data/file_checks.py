@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tlkit.data.conversion import ConversionError, needs_extra, readable
 from tlkit.data.decoder_messages import (
     capture_stderr,
     drop_log_lines,
@@ -37,7 +38,7 @@ CHECKED_SIZE = (32, 32)
 files with less than four times its pixels take the decoder's fast path."""
 
 FILE_CHECKS_FOLDER = "files"
-INDEX_NAME = "verdicts-4.sqlite"
+INDEX_NAME = "verdicts-5.sqlite"
 """The number changes with the schema, and when other files are rejected than before; changed pixels
 change `DECODER_VERSION` instead. Indexes of other versions are left untouched."""
 
@@ -217,7 +218,7 @@ def check_file(path: str, decoder: Decoder) -> FileCheck:
             head = file.read(HEAD_BYTES)
             name, reason = _format_of(head, file, path)
             if reason:
-                return FileCheck(reason=reason)
+                return FileCheck(reason=reason, is_lasting=not needs_extra(reason))
             image_bytes = head + file.read()
     except (DataError, OSError) as error:
         return FileCheck(reason=why_unreadable(error), is_lasting=False)
@@ -289,13 +290,21 @@ def _decoder(max_pixels: int) -> Decoder:
         image = decoder(CHECKED_SIZE, max_pixels)(image_bytes)
         return size(image_bytes), checksum(image_bytes), image
 
+    checksum_of = traced(checksum)
+
     def check(image_bytes: bytes) -> tuple[int, int, str, int]:
-        image = tf.constant(image_bytes)
+        try:
+            decoded = readable(image_bytes, max_pixels)
+        except ConversionError as error:
+            return 0, 0, str(error), 0
+        image = tf.constant(decoded)
         try:
             numbers, number, _ = size_and_image(image)
         except DECODER_ERRORS as error:
             return (*describe_failure(image, plain_message(error)), 0)
         height, width, _ = numbers.numpy().tolist()
+        if decoded is not image_bytes:
+            number = checksum_of(tf.constant(image_bytes))
         return height, width, "", int(number)
 
     def describe_failure(image: tf.Tensor, message: str) -> tuple[int, int, str]:

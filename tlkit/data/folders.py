@@ -7,10 +7,11 @@ import numpy as np
 
 from tlkit.data.class_checks import check_classes, check_labels, check_similar_names
 from tlkit.data.grouping import GroupKey, assign_groups
+from tlkit.data.image_places import shown_path
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_images
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.listing import Listing, list_folder
+from tlkit.data.listing import IGNORED, Listing, list_folder
 from tlkit.data.settings import KEEP, RGB, STRETCH, Settings, check_settings
 from tlkit.data.splits import ImageRecord, divide
 from tlkit.errors import DataError, quoted, some_of
@@ -50,8 +51,12 @@ def load_folder(
     split, which depends only on the group's key and the seed. The fractions then hold approximately
     over all images.
 
+    The folder may be packed in a ZIP or tar archive, or lie at an address such as
+    `s3://bucket/images` or `https://example.org/images.zip` (extra `remote`), as a folder or an
+    archive. Both are copied to the cache once for each content.
+
     Args:
-        path: The folder.
+        path: The folder, the archive or the address.
         image_size: Height and width that images are resized to; one number for a square.
         resize: How images of another aspect ratio are brought to `image_size`: "stretch" changes
             the aspect ratio; "crop" cuts out the largest centred rectangle of that ratio, so that
@@ -73,11 +78,13 @@ def load_folder(
         cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
-        ArgumentError: A size, a fraction, the seed, the names or a group's key is invalid, or
-            `resize` or `channels` is not one of these.
+        ArgumentError: A size, a fraction, the seed, the names or a group's key is invalid,
+            `resize` or `channels` is not one of these, or an address needs another package.
+        StorageError: The files of an archive or an address do not fit on the cache's disk.
         DataError: `path` is not a folder of at least two classes with at least two images each;
             a class of validation or test is not in `train`; `class_names` differ from the folder's
-            classes; there are so few groups that a split would be empty.
+            classes; there are so few groups that a split would be empty; an archive is damaged, or
+            an address cannot be read.
 
     Example:
         >>> from pathlib import Path
@@ -106,7 +113,7 @@ def load_folder(
         resize=resize,
         channels=channels,
     )
-    listing = list_folder(path, class_names=class_names or ())
+    listing = list_folder(path, class_names=class_names or (), cache=cache)
     if groups is not None:
         assign_groups(listing, groups)
     return load_listing(listing, settings)
@@ -159,6 +166,14 @@ def load_listing(listing: Listing, settings: Settings) -> ImageData:
         cache=settings.cache,
         damaged=settings.damaged,
     )
+    if not images and listing.skipped:
+        first = next((one for one in listing.skipped if one.reason not in IGNORED), None)
+        example = "" if first is None else f", such as {shown_path(first.path)!r} ({first.reason})"
+        raise DataError(
+            f"`{listing.argument}` must contain images. Received: {listing.argument}="
+            f"{listing.path!r} with no image that can be used{example}. Run tlkit inspect to list "
+            "what it holds."
+        )
     division = divide(images, settings.splits, settings.seed)
     if listing.is_multi_label:
         found = check_labels(images, division)

@@ -126,7 +126,7 @@ _DICOM = re.compile(
 """The first data element of a DICOM file without a preamble, with explicit or implicit VR."""
 _NETPBM = {b"1": "PBM", b"2": "PGM", b"3": "PPM", b"4": "PBM", b"5": "PGM", b"6": "PPM"}
 _NETPBM |= {b"7": "PAM", b"F": "PFM", b"f": "PFM"}
-_PILLOW_ERRORS = (
+PILLOW_ERRORS = (
     SyntaxError,
     LookupError,
     TypeError,
@@ -203,7 +203,7 @@ def known_to_pillow(file: BinaryIO) -> str:
             if accepts is not None and accepts(prefix) is not True:
                 continue
             factory(file, "")
-        except _PILLOW_ERRORS:
+        except PILLOW_ERRORS:
             continue
         return name
     return ""

@@ -1,5 +1,6 @@
 """Detection of an image file's format by its first bytes, and whether it can be decoded."""
 
+from tlkit.data.conversion import converted_format, why_not_converted
 from tlkit.data.foreign_formats import CONVERT, foreign_format
 
 HEAD_BYTES = 512
@@ -43,7 +44,12 @@ def detect_format(head: bytes, file_name: str = "") -> tuple[str, str]:
     variant = _unsupported_variant(name, head) if name else ""
     if name and not variant:
         return name, ""
+    converted = "" if variant else converted_format(head, file_name)
+    if converted and not why_not_converted(converted):
+        return converted, ""
     what, advice = (variant, CONVERT) if variant else foreign_format(head, file_name)
+    if converted:
+        advice = f"{why_not_converted(converted)}, or {advice}"
     if what:
         return "", f"{what} is not supported: {advice}"
     return "", f"{NOT_AN_IMAGE}: text" if _is_text(head) else NOT_AN_IMAGE

@@ -1,32 +1,27 @@
-"""Images as users give them for predictions: files, folders, patterns and archives."""
+"""Images as users give them for predictions: files, folders, patterns, archives, addresses."""
 
 import glob
 import os
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from types import TracebackType
 
+from tlkit.data.addresses import fetch, is_address
+from tlkit.data.archives import (
+    ARCHIVE_ERRORS,
+    Archive,
+    damaged_archive_error,
+    is_archive,
+)
 from tlkit.data.file_checks import why_unreadable
 from tlkit.data.folder_names import reason_to_ignore
 from tlkit.data.listing import IGNORED, list_all_below
 from tlkit.data.reading import read_image
 from tlkit.errors import DataError, check_path, is_unicode
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-_ARCHIVE_ERRORS = (
-    OSError,
-    EOFError,
-    RuntimeError,  # an encrypted member of a ZIP archive, or an unknown compression
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-)
 _NUM_READERS = 8
 """Threads that read files; more than processors, as they wait for disks and networks."""
 
@@ -40,12 +35,14 @@ class GivenImage:
         archive: Path of the archive that holds it; empty for a file.
         member: Its name in the archive.
         problem: Why it cannot be read; empty if that is not known yet.
+        copy: Path of the copy in the cache that is read, for a file at an address; else empty.
     """
 
     path: str
     archive: str = ""
     member: str = ""
     problem: str = ""
+    copy: str = ""
 
     @property
     def name(self) -> str:
@@ -71,20 +68,21 @@ class ReadImage:
 def find_images(
     given: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], argument: str
 ) -> list[GivenImage]:
-    """Returns the images of files, folders, patterns and archives, in this order.
+    """Returns the images of files, folders, patterns, archives and addresses, in this order.
 
     A folder gives all files in it and in its subfolders, an archive all its members, and a pattern
     such as `photos/*.jpg` the files that match it; each in the order of their names, members in
-    the order of the archive. Hidden files and those of operating systems are left out of folders
-    and archives; no other file is.
+    the order of the archive. Folders and archives may lie at an address, see `fetch`. Hidden files
+    and those of operating systems are left out of folders and archives; no other file is.
 
     Args:
         given: One path or several.
         argument: The argument's name in errors.
 
     Raises:
-        ArgumentError: Something given is no path.
-        DataError: A folder, a pattern or an archive holds no file, or an archive is damaged.
+        ArgumentError: Something given is no path, or an address needs another package.
+        DataError: A folder, a pattern or an archive holds no file, or an archive is damaged; or an
+            address cannot be read.
     """
     listed = [given] if isinstance(given, str | os.PathLike) else list(given)
     images = [image for path in listed for image in _images_of(path, argument)]
@@ -105,7 +103,7 @@ class ImageReader:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._pool = self._stack.enter_context(ThreadPoolExecutor(_NUM_READERS))
-        self._archives: dict[str, zipfile.ZipFile | tarfile.TarFile] = {}
+        self._archives: dict[str, Archive] = {}
 
     def __enter__(self) -> "ImageReader":
         return self
@@ -129,14 +127,10 @@ class ImageReader:
             return ReadImage(image, b"", image.problem)
         try:
             if image.archive not in self._archives:
-                opened = self._archives[image.archive] = _open_archive(image.archive)
+                opened = self._archives[image.archive] = Archive(image.archive)
                 self._stack.callback(opened.close)
-            archive = self._archives[image.archive]
-            if isinstance(archive, zipfile.ZipFile):
-                return ReadImage(image, archive.read(image.member), "")
-            file = archive.extractfile(image.member)
-            return ReadImage(image, b"" if file is None else file.read(), "")
-        except _ARCHIVE_ERRORS as error:
+            return ReadImage(image, self._archives[image.archive].read(image.member), "")
+        except ARCHIVE_ERRORS as error:
             return ReadImage(image, b"", f"cannot be read from the archive: {error}")
 
 
@@ -146,9 +140,11 @@ def _images_of(path: str | os.PathLike[str], argument: str) -> Iterator[GivenIma
         return
     check_path(argument, path)
     name = os.fspath(path)
-    if os.path.isdir(name):
+    if is_address(name):
+        yield from _at_address(name, argument)
+    elif os.path.isdir(name):
         yield from _in_folder(name, argument)
-    elif name.lower().endswith(ARCHIVE_SUFFIXES) and os.path.isfile(name):
+    elif is_archive(name) and os.path.isfile(name):
         yield from _in_archive(name, argument)
     elif glob.has_magic(name) and not os.path.lexists(name):
         matches = sorted(filter(os.path.isfile, glob.iglob(name, recursive=True)))
@@ -160,6 +156,14 @@ def _images_of(path: str | os.PathLike[str], argument: str) -> Iterator[GivenIma
         yield from map(GivenImage, matches)
     else:
         yield GivenImage(name)
+
+
+def _at_address(address: str, argument: str) -> Iterator[GivenImage]:
+    copy = str(fetch(address, argument=argument))
+    images = _in_archive(copy, argument) if is_archive(copy) else _in_folder(copy, argument)
+    for image in images:
+        shown = address.rstrip("/") + image.path.removeprefix(copy)
+        yield replace(image, path=shown, copy="" if image.archive else image.path)
 
 
 def _in_folder(path: str, argument: str) -> Iterator[GivenImage]:
@@ -176,16 +180,10 @@ def _in_folder(path: str, argument: str) -> Iterator[GivenImage]:
 
 def _in_archive(path: str, argument: str) -> Iterator[GivenImage]:
     try:
-        with _open_archive(path) as archive:
-            if isinstance(archive, zipfile.ZipFile):
-                members = [member.filename for member in archive.infolist() if not member.is_dir()]
-            else:
-                members = [member.name for member in archive if member.isfile()]
-    except _ARCHIVE_ERRORS as error:
-        raise DataError(
-            f"`{argument}` must name an intact archive. Received: {path!r} ({error}). Make or "
-            "download it again."
-        ) from error
+        with Archive(path) as archive:
+            members = [member.name for member in archive.members() if not member.problem]
+    except ARCHIVE_ERRORS as error:
+        raise damaged_archive_error(path, argument, error) from error
     members = [name for name in members if not _is_ignored(name)]
     if not members:
         raise DataError(
@@ -202,16 +200,10 @@ def _is_ignored(member: str) -> bool:
     return any(reason_to_ignore(part) in IGNORED for part in PurePosixPath(member).parts)
 
 
-def _open_archive(path: str) -> zipfile.ZipFile | tarfile.TarFile:
-    if Path(path).suffix.lower() == ".zip":
-        return zipfile.ZipFile(path)
-    return tarfile.open(path)
-
-
 def _read_file(image: GivenImage) -> ReadImage:
     if image.problem:
         return ReadImage(image, b"", image.problem)
     try:
-        return ReadImage(image, read_image(image.path), "")
+        return ReadImage(image, read_image(image.copy or image.path), "")
     except (DataError, OSError) as error:
         return ReadImage(image, b"", why_unreadable(error))

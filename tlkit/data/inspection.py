@@ -3,16 +3,20 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
+from tlkit.data.conversion import EXTRA_NEEDED, needs_extra
 from tlkit.data.file_checks import FILE_CHECKS_FOLDER, check_files
 from tlkit.data.folder_names import similar_names
+from tlkit.data.image_places import shown_path
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing, list_folder
-from tlkit.data.reports import DataReport, SkippedFile
+from tlkit.data.reports import DataReport, Leak, SkippedFile
 from tlkit.data.settings import DAMAGED, KEEP, SKIP
 from tlkit.data.splits import Division, ImageRecord, complete_groups, divide
 from tlkit.errors import check_choice, check_count, quoted, some_of
 from tlkit.utils.cache import cache_note
+from tlkit.utils.formatting import counted
 
 
 def inspect_folder(
@@ -53,7 +57,8 @@ def inspect_folder(
         'empty file'
     """
     check_choice("damaged", damaged, DAMAGED)
-    return inspect_listing(list_folder(path), max_pixels=max_pixels, damaged=damaged, cache=cache)
+    listing = list_folder(path, cache=cache)
+    return inspect_listing(listing, max_pixels=max_pixels, damaged=damaged, cache=cache)
 
 
 def inspect_listing(
@@ -130,6 +135,11 @@ def readable_images(
             "--damaged skip, leaves them out). Whenever they are read, the decoder repeats its "
             "warnings without naming the files."
         )
+    if unread := [file for file in listing.skipped if needs_extra(file.reason)]:
+        listing.notes.append(
+            f"{counted(len(unread), 'image')} left out that an extra reads, such as "
+            f"{shown_path(unread[0].path)}: {EXTRA_NEEDED} and run again."
+        )
     used = {image.path for image in images}
     formats = Counter(
         checked.format
@@ -164,15 +174,15 @@ def build_report(
         counts=counts,
         num_files=len(images) + len(listing.skipped),
         formats=formats,
-        skipped=tuple(sorted(listing.skipped, key=lambda file: (file.class_name, file.path))),
-        duplicates=tuple(division.duplicates),
-        conflicts=tuple(division.conflicts),
-        leaks=tuple(division.leaks),
-        group_leaks=tuple(division.group_leaks),
+        skipped=_shown_files(listing.skipped),
+        duplicates=_shown_groups(division.duplicates),
+        conflicts=_shown_groups(division.conflicts),
+        leaks=_shown_leaks(division.leaks),
+        group_leaks=_shown_leaks(division.group_leaks),
         empty_classes=tuple(sorted(found - set(class_names))),
         imbalance=max(totals) / min(totals) if totals else 1.0,
         num_groups=len({image.group for image, _ in used} - {""}),
-        damaged=tuple(sorted(listing.damaged, key=lambda file: (file.class_name, file.path))),
+        damaged=_shown_files(listing.damaged),
         notes=(
             *listing.notes,
             *division.notes,
@@ -181,6 +191,20 @@ def build_report(
             *(_notes_on_labels(used, counts) if listing.is_multi_label else ()),
         ),
     )
+
+
+def _shown_files(files: Sequence[SkippedFile]) -> tuple[SkippedFile, ...]:
+    """Returns the files in order, with the names that they have outside the cache."""
+    shown = (replace(file, path=shown_path(file.path)) for file in files)
+    return tuple(sorted(shown, key=lambda file: (file.class_name, file.path)))
+
+
+def _shown_groups(groups: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(map(shown_path, group)) for group in groups)
+
+
+def _shown_leaks(leaks: Sequence[Leak]) -> tuple[Leak, ...]:
+    return tuple(Leak(shown_path(leak.kept), shown_path(leak.left_out)) for leak in leaks)
 
 
 def _notes_on_names(names: set[str]) -> list[str]:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
+from tlkit.data.addresses import is_address
 from tlkit.data.folder_names import HIDDEN, OF_SYSTEM, reason_to_ignore, split_of_name
+from tlkit.data.image_places import locate
 from tlkit.data.layouts import check_classes_in, check_splits
 from tlkit.data.reports import SkippedFile
-from tlkit.errors import DataError, check_path
+from tlkit.errors import DataError
 
 OUTSIDE = "not in a class folder"
 _LISTED = "link to a folder of the class that is already listed"
@@ -84,6 +86,7 @@ def list_folder(
     argument: str = "path",
     needs_train: bool = True,
     class_names: Iterable[str] = (),
+    cache: str | os.PathLike[str] | None = None,
 ) -> Listing:
     """Lists `CLASS/**`, or `train/CLASS/**`, `val/CLASS/**` and `test/CLASS/**`.
 
@@ -93,30 +96,34 @@ def list_folder(
     from different systems agree.
 
     Args:
-        path: The folder.
+        path: The folder, or an archive or an address of one, see `locate`.
         argument: The argument's name in errors.
         needs_train: Whether a user's split must include training.
         class_names: Names of folders that are classes, whatever they look like.
+        cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
+        ArgumentError: An address needs a package that is not installed.
+        StorageError: The files of an archive or an address do not fit on the cache's disk.
         DataError: `path` is not a folder, or is empty; there are two folders for one split, or no
             training split although it is needed; or the folders look like splits or like a folder
             that encloses the classes.
     """
-    check_path(argument, path)
-    root = Path(path)
+    place = locate(path, argument=argument, cache=cache)
+    root, given = place.folder, str(path if is_address(path) else Path(path))
     if not root.is_dir():
         problem = "is a file" if root.exists() else "does not exist"
         raise DataError(
-            f"`{argument}` must be a folder of images. Received: {argument}={str(root)!r}, which "
-            f"{problem}. Give the folder that holds one folder for each class."
+            f"`{argument}` must be a folder of images, or a ZIP or tar archive of one. Received: "
+            f"{argument}={given!r}, which {problem}. Give the folder that holds one folder for "
+            "each class."
         )
-    listing = Listing(str(root), argument)
+    listing = Listing(given, argument, notes=[*place.notes], skipped=[*place.skipped])
     top = _top_folder(root)
     folders = _folders_outside_classes(top, listing)
     if not folders and not listing.skipped:
         raise DataError(
-            f"`{argument}` must be a folder of images. Received: {argument}={str(root)!r}, which "
+            f"`{argument}` must be a folder of images. Received: {argument}={given!r}, which "
             "is empty. Put one folder for each class into it."
         )
     splits = _split_names(folders)

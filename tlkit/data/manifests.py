@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tlkit.data.addresses import is_address
 from tlkit.data.folders import load_listing
 from tlkit.data.grouping import GroupKey, assign_groups
 from tlkit.data.images import ImageData
@@ -136,6 +137,7 @@ def list_images(
     needs_files: bool = True,
     class_names: Iterable[str] = (),
     multi_label: bool = False,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Listing:
     """Lists a folder, or a manifest if the path is that of a CSV file.
 
@@ -146,6 +148,7 @@ def list_images(
         needs_files: Whether all files of a manifest must exist.
         class_names: See `list_folder`.
         multi_label: Whether an image may have several labels, of which a manifest must tell all.
+        cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
         ArgumentError: A folder is to have several labels per image.
@@ -166,7 +169,9 @@ def list_images(
             f"class for each. Received: {argument}={os.fspath(path)!r}. Write a table with the "
             "columns path and label, and labels such as sea|sun."
         )
-    return list_folder(path, argument=argument, needs_train=needs_train, class_names=class_names)
+    return list_folder(
+        path, argument=argument, needs_train=needs_train, class_names=class_names, cache=cache
+    )
 
 
 def load_images(
@@ -188,4 +193,5 @@ def load_images(
 
 
 def _is_manifest(path: str | os.PathLike[str]) -> bool:
-    return Path(path).suffix.lower() == SUFFIX and not Path(path).is_dir()
+    is_csv = Path(path).suffix.lower() == SUFFIX and not is_address(path)
+    return is_csv and not Path(path).is_dir()

@@ -88,6 +88,7 @@ def load_for_measuring(
         needs_train=False,
         class_names=class_names,
         multi_label=multi_label,
+        cache=cache,
     )
     images, _ = readable_images(listing, max_pixels=max_pixels, cache=cache, damaged=damaged)
     split_names = {image.split for image in images}

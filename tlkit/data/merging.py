@@ -8,6 +8,7 @@ from pathlib import Path
 from tlkit.data.class_checks import check_classes, check_similar_names
 from tlkit.data.folder_names import similar_names
 from tlkit.data.folders import split_of
+from tlkit.data.image_places import may_exist
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.inspection import build_report, readable_images
 from tlkit.data.listing import Listing
@@ -67,7 +68,7 @@ def find_known_images(
     found: dict[str, ImageRecord] = {}
     for folder in folders:
         location = Path(folder)
-        if not location.exists() or (location.is_dir() and not any(location.iterdir())):
+        if not may_exist(folder) or (location.is_dir() and not any(location.iterdir())):
             continue
         listing = list_images(
             folder,
@@ -75,6 +76,7 @@ def find_known_images(
             needs_train=False,
             needs_files=False,
             class_names={class_name for class_name, _ in known_images.values()},
+            cache=cache,
         )
         images, _ = readable_images(listing, max_pixels=max_pixels, cache=cache)
         for image in images:

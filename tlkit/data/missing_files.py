@@ -7,6 +7,7 @@ from stat import S_ISFIFO
 from threading import Event, Thread
 
 from tlkit.data.file_checks import check_files
+from tlkit.data.image_places import shown_path
 from tlkit.data.images import ImageSplit
 from tlkit.data.reading import CHANGED
 from tlkit.data.refusals import take_refusal
@@ -57,7 +58,7 @@ def _changed_files(split: ImageSplit) -> Iterator[str]:
     checks = check_files(split.paths, max_pixels=split.source.max_pixels)
     for path, digest, checked in zip(split.paths, split.digests, checks, strict=True):
         if checked.reason or checked.digest != digest:
-            yield f"{path!r} ({checked.reason or CHANGED})"
+            yield f"{shown_path(path)!r} ({checked.reason or CHANGED})"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from tlkit.data.image_places import shown_path
 from tlkit.data.perceptual import NUM_BITS
 from tlkit.data.reports import SHOWN
 from tlkit.utils.formatting import counted
@@ -47,7 +48,7 @@ class NearDuplicate(ShownAsText):
 
     def __str__(self) -> str:
         first, second = (
-            f"{path} ({split}, {label or 'no label'})"
+            f"{shown_path(path)} ({split}, {label or 'no label'})"
             for path, split, label in zip(self.paths, self.splits, self.classes, strict=True)
         )
         return f"{self.num_differing} bits: {first} ~ {second}"
@@ -151,7 +152,7 @@ class NearDuplicateReport(ShownAsText):
 
 def _row(pair: NearDuplicate) -> tuple[object, ...]:
     places = (
-        f"{path}\n{split}, {label}" if label else f"{path}\n{split}"
+        f"{shown_path(path)}\n{split}" + (f", {label}" if label else "")
         for path, split, label in zip(pair.paths, pair.splits, pair.classes, strict=True)
     )
     return (pair.num_differing, *places)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tlkit.data.augmentation import Augmentation, augmentation_layers
 from tlkit.data.balanced_draws import BalancedDraws
 from tlkit.data.checksums import file_reader
-from tlkit.data.decoding import decoder
+from tlkit.data.file_decoding import file_decoder
 from tlkit.data.image_source import ImageSource
 from tlkit.data.kept_pixels import cached_pixels
 from tlkit.data.layer_views import build_layers, layer_view
@@ -264,4 +264,4 @@ def _pixel_reader(source: ImageSource) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _decoder_of(source: ImageSource) -> Callable[[tf.Tensor], tf.Tensor]:
-    return decoder(source.image_size, source.max_pixels, source.resize, source.channels)
+    return file_decoder(source.image_size, source.max_pixels, source.resize, source.channels)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.checksums import file_reader
-from tlkit.data.decoding import decoder
+from tlkit.data.file_decoding import file_decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import GREY, RESIZES, RGB, STRETCH
 from tlkit.errors import ArgumentError, check_choice, check_count
@@ -233,7 +233,7 @@ def decoder_for(
             "Received: files, which have 1 or 3. Give pixels (n, "
             f"{', '.join(map(str, image_shape))}), 0...255."
         )
-    return decoder(image_shape[:2], max_pixels, resize, channels)
+    return file_decoder(image_shape[:2], max_pixels, resize, channels)
 
 
 def _decoded_batches(

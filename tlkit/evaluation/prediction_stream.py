@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from tlkit.data.conversion import ConversionError, readable
 from tlkit.data.decoder_messages import capture_stderr, find_warning, forward_lines
 from tlkit.data.decoding import DECODER_ERRORS
 from tlkit.data.file_checks import FileCheck, check_contents
@@ -95,7 +96,7 @@ def _classified(
     try:
         answers = _answers(model, read, checks)
         is_clean = not answers.warning
-    except DECODER_ERRORS:
+    except (*DECODER_ERRORS, ConversionError):
         is_clean = False
     if not is_clean:
         usable = [row for row, checked in enumerate(checks) if not checked.reason]
@@ -149,7 +150,11 @@ class _Answers:
 def _answers(
     model: FileClassifier, read: Sequence[ReadImage], checks: Sequence[FileCheck]
 ) -> _Answers:
-    contents = [one.content for one, check in zip(read, checks, strict=True) if not check.reason]
+    contents = [
+        readable(one.content, model.max_pixels)
+        for one, check in zip(read, checks, strict=True)
+        if not check.reason
+    ]
     if not contents:
         return _Answers(np.empty((0, len(model.class_names)), np.float32), None, "")
     with capture_stderr() as captured:

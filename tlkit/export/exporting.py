@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_sample_images
 
+from tlkit.data.conversion import readable
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.reading import read_image
 from tlkit.data.settings import GREY, RESIZES, RGB, STRETCH
@@ -324,7 +325,7 @@ def _image_files(samples: Paths | None, max_pixels: int) -> tuple[bytes, ...]:
         return _bundled_images(max_pixels)
     paths = list_files(samples, "samples")
     check_image_files(paths, max_pixels, "samples")
-    return tuple(read_image(path) for path in paths)
+    return tuple(readable(read_image(path), max_pixels) for path in paths)
 
 
 def _bundled_images(max_pixels: int) -> tuple[bytes, ...]:

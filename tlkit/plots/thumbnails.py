@@ -5,6 +5,7 @@ import base64
 import numpy as np
 import tensorflow as tf
 
+from tlkit.data.conversion import readable
 from tlkit.data.decoding import decode_image
 from tlkit.data.exif import read_orientation, swaps_sides
 from tlkit.data.headers import is_jpeg, jpeg_size, non_jpeg_size
@@ -19,7 +20,7 @@ def thumbnail(image_bytes: bytes) -> np.ndarray:
     Args:
         image_bytes: Content of the image file; its larger side is reduced to at most 192 pixels.
     """
-    content = tf.constant(image_bytes)
+    content = tf.constant(readable(image_bytes))
     measure = jpeg_size if is_jpeg(content) else non_jpeg_size
     height, width, num_pixels = (int(number) for number in measure(content))
     if is_jpeg(content) and swaps_sides(read_orientation(content)):

@@ -103,7 +103,7 @@ def add_classes_run(
 
     Args:
         run: A finished run directory.
-        photos: A folder or a CSV file as for `train_run`; one new class is enough.
+        photos: Images as for `train_run`; one new class is enough.
         out: The new run directory; by default `runs/NAME-N`, see `train_run`.
         method: "exact", "replay", "isolated", or "auto": "exact" if the run keeps statistics, else
             "replay"; with `exemplars` or `align`, "replay" or "isolated".

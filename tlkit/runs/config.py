@@ -13,6 +13,7 @@ from typing import Any
 
 from tlkit.advice.candidates import check_limits, parse_candidates, with_absolute_paths
 from tlkit.continual.methods import WITHOUT_TRAINING
+from tlkit.data.addresses import is_address
 from tlkit.data.augmentation import AUGMENTATIONS, MIXING
 from tlkit.data.class_weighting import SAMPLINGS, ClassWeighting, weighting_of
 from tlkit.data.limits import MAX_PIXELS
@@ -197,10 +198,10 @@ class RunConfig:
 
     photos: str = field(
         metadata=option(
-            "Folder with CLASS/*.jpg, or with train/, val/ and test/ of such folders; or a .csv "
-            "file with columns path, label and optionally group and split.",
+            "Folder with CLASS/*.jpg, or with train/, val/ and test/ of such folders; a ZIP or tar "
+            "archive of one; the address of either, such as s3://bucket/images.zip; or a .csv file "
+            "with columns path, label and optionally group and split.",
             metavar="PHOTOS",
-            is_path=True,
         )
     )
     multi_label: bool = field(
@@ -328,7 +329,7 @@ class RunConfig:
     old_photos: str | None = field(
         default=None,
         metadata=option(
-            "Images of the classes of RUN0, to measure forgetting.", PARENT, "DIR", is_path=True
+            "Images of the classes of RUN0, to measure forgetting, as PHOTOS.", PARENT, "DIR"
         ),
     )
     augment: str | None = field(
@@ -765,5 +766,5 @@ def check_type(value: object, expected: Any) -> None:
 
 
 def absolute(path: str) -> str:
-    """Returns the absolute path, with links resolved."""
-    return str(Path(path).resolve())
+    """Returns the absolute path, with links resolved; an address stays as it is."""
+    return path if is_address(path) else str(Path(path).resolve())

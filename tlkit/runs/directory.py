@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlkit.data.image_places import place_name
 from tlkit.data.images import ImageSplit
 from tlkit.errors import RunError, StorageError
 from tlkit.evaluation.thresholds import THRESHOLD, Threshold
@@ -275,7 +276,7 @@ def location_message(out: Path) -> str:
 
 
 def default_out(config: Config, resume: bool = True) -> Path:
-    """Returns the default run directory, `runs/NAME-N` for a folder or CSV file called NAME.
+    """Returns the default run directory, `runs/NAME-N` for a folder or file called NAME.
 
     It is the latest unfinished run with the same config, else a new folder whose N is one more
     than the highest so far.
@@ -284,8 +285,7 @@ def default_out(config: Config, resume: bool = True) -> Path:
         config: The run's config.
         resume: Whether an unfinished run may be resumed.
     """
-    photos = Path(config.photos)
-    name = (photos.name if photos.is_dir() else photos.stem) or "run"
+    name = place_name(config.photos) or "run"
     pattern = re.compile(rf"{re.escape(name)}-([1-9][0-9]*)")
     paths = Path(RUNS).iterdir() if Path(RUNS).is_dir() else ()
     numbered = {int(match[1]): path for path in paths if (match := pattern.fullmatch(path.name))}

@@ -42,7 +42,7 @@ def evaluate_run(
 
     Args:
         run: A run directory.
-        photos: A folder or a CSV file as for `train_run`; `train` may be missing.
+        photos: Images as for `train_run`; `train` may be missing.
         max_pixels: Images with more pixels are left out; the run's own bound by default.
         damaged: "keep" or "skip", see `load_folder`; the run's own setting by default.
         distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by

@@ -1,10 +1,10 @@
 """The images of the earlier run that a run starts from, and how forgetting is measured on them."""
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlkit.data.folders import load_listing
+from tlkit.data.image_places import may_exist
 from tlkit.data.images import ImageData
 from tlkit.data.manifests import list_images
 from tlkit.data.settings import check_settings
@@ -62,7 +62,7 @@ def load_old_task(config: RunConfig, context: RunContext, data: ImageData) -> "O
         return None
     is_given = config.old_photos is not None
     folder = config.old_photos or parent.run_record.config.photos
-    if not is_given and (parent.run_record.growth is not None or not Path(folder).exists()):
+    if not is_given and (parent.run_record.growth is not None or not may_exist(folder)):
         log(
             "Forgetting is not measured: the images of the old classes are not all in the folder "
             "of the earlier run. Name their folder (--old-photos DIR)."

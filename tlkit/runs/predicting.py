@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tlkit.evaluation.prediction_stream import FileClassifier
 
 Images: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""Files, folders, patterns and archives, see `find_images`; one or several."""
+"""Files, folders, patterns, archives and addresses, see `find_images`; one or several."""
 
 TOP = 3
 """Number of classes in a table by default."""
@@ -102,8 +102,8 @@ def predict_run(
 
     Args:
         run: Folder of a run, or of a SavedModel that `export_model` wrote.
-        images: Files, folders with all files in them, patterns such as "photos/*.jpg", and ZIP or
-            tar archives; one or several.
+        images: Files, folders with all files in them, patterns such as "photos/*.jpg", ZIP or tar
+            archives, and addresses of folders or archives; one or several.
         csv: A table to write atomically, with a row for each file: `file`; `label` and
             `probability` of the most probable class, and `label_2`, `probability_2` and so on of
             the next ones; `known`, for a run that rejects out-of-distribution images: "no" means

@@ -59,9 +59,9 @@ class SortedFiles:
         if image.archive:
             target.write_bytes(classified.content)
         elif self._copy:
-            shutil.copy2(image.path, target)
+            shutil.copy2(image.copy or image.path, target)
         else:
-            target.symlink_to(os.path.realpath(image.path))
+            target.symlink_to(os.path.realpath(image.copy or image.path))
 
     def _free(self, path: Path) -> Path:
         """Returns the path, with a number before its suffix if another image has it."""

@@ -187,7 +187,8 @@ def train_run(
     resumed; if it holds the same run finished, that is returned unchanged.
 
     Args:
-        photos: A folder as for `load_folder`, or a CSV file as for `load_manifest`.
+        photos: A folder, an archive or an address as for `load_folder`, or a CSV file as for
+            `load_manifest`.
         out: The run directory; by default `runs/NAME-N` for images called NAME: an unfinished
             run with the same arguments, else a new one with the next number.
         multi_label: Whether an image may have several labels, for a CSV file: with a column of

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tlkit.data.conversion import ConversionError, readable
 from tlkit.data.decoder_messages import plain_message
 from tlkit.data.decoding import DECODER_ERRORS
 from tlkit.data.exif import read_orientation
@@ -68,21 +69,17 @@ class ServedModel:
             DataError: If the content is no image or a damaged one.
         """
         try:
-            pixels, content = _read_bounded(tf.constant(image_bytes))
+            pixels, content = _read_bounded(tf.constant(readable(image_bytes, self.max_pixels)))
             num_pixels = int(pixels)
             if num_pixels > self.max_pixels:
-                raise TooManyPixelsError(
-                    f"The image must have at most {self.max_pixels:,} pixels. "
-                    f"Received: {num_pixels:,} pixels. Send a smaller image."
-                )
+                raise self._too_many(num_pixels)
             answers = self._exported.predict(image_bytes=content[tf.newaxis])
+        except ConversionError as error:
+            if error.num_pixels:
+                raise self._too_many(error.num_pixels) from error
+            raise _not_an_image(image_bytes, str(error).replace("{}", "file")) from error
         except DECODER_ERRORS as error:
-            _, reason = detect_format(image_bytes[:HEAD_BYTES])
-            why = f" ({reason or plain_message(error)})"
-            raise DataError(
-                "The body must be a complete JPEG, PNG, GIF, BMP or WebP file. Received: "
-                f"{len(image_bytes):,} bytes that are none{why}. Send the file unchanged."
-            ) from error
+            raise _not_an_image(image_bytes, plain_message(error)) from error
         (prediction,) = predictions_from(
             answers["probabilities"].numpy(),
             self.class_names,
@@ -96,6 +93,20 @@ class ServedModel:
         if "known" in answers:
             content["known"] = bool(answers["known"].numpy()[0])
         return content
+
+    def _too_many(self, num_pixels: int) -> TooManyPixelsError:
+        return TooManyPixelsError(
+            f"The image must have at most {self.max_pixels:,} pixels. "
+            f"Received: {num_pixels:,} pixels. Send a smaller image."
+        )
+
+
+def _not_an_image(image_bytes: bytes, message: str) -> DataError:
+    _, reason = detect_format(image_bytes[:HEAD_BYTES])
+    return DataError(
+        "The body must be a complete JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF or HEIC file. Received: "
+        f"{len(image_bytes):,} bytes that are none ({reason or message}). Send the file unchanged."
+    )
 
 
 def _exported_in(folder: Path) -> ExportedModel:

@@ -21,6 +21,9 @@ FOLDERS = {
     "features": "stores of activations of frozen networks",
     "files": "indexes with results of checks of image files",
     "tfds": "data sets of tensorflow_datasets, written as files",
+    "datasets": "data sets of Hugging Face's datasets, written as files",
+    "archives": "unpacked archives of images",
+    "remote": "copies of folders and archives at addresses",
 }
 """The folders of the cache, and their contents."""
 
