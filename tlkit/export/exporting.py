@@ -41,6 +41,7 @@ from tlkit.export.parity import ParityReport, check_parity, difference_error
 from tlkit.export.saved_model import Answers, Serving, run_saved_model, write_saved_model
 from tlkit.models.graph import model_ends
 from tlkit.models.heads import head_kind
+from tlkit.models.vocabularies import config_with_vocabulary
 from tlkit.utils.files import written_aside
 from tlkit.utils.formatting import megabytes
 from tlkit.utils.text_repr import ShownAsText
@@ -354,7 +355,7 @@ def _in_float32(model: keras.Model) -> keras.Model:
         return keras.Model(*model_ends(model), name=model.name)
 
     def rebuild(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+        return type(layer).from_config({**config_with_vocabulary(layer), "dtype": "float32"})
 
     copy = keras.models.clone_model(model, clone_function=rebuild, recursive=True)
     copy.set_weights(model.get_weights())

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tlkit.data.augmentation import AugmentLike, augmentation_of
+from tlkit.data.augmentation_checks import augmentation_for
 from tlkit.data.images import ImageData
 from tlkit.distribution.lost_workers import lost_worker_named
 from tlkit.distribution.strategies import scope_of, workers_of
@@ -306,6 +307,8 @@ def _resolved(
     metrics = check_metrics(metrics)
     check_callbacks(callbacks, recipe.schedule)
     source = source_of(model, data, validation)
+    augment = augmentation_for(recipe.augment, source.train)
+    recipe = dataclasses.replace(recipe, augment=augment)
     check_fits_source(recipe, source)
     if stages is not None and unfreeze is not None:
         raise ArgumentError(
