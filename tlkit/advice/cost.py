@@ -20,8 +20,8 @@ from tlkit.errors import ArgumentError, check_count
 from tlkit.evaluation.names import num_classes_of
 from tlkit.models.flattening import above, below
 from tlkit.models.groups import cut_before, resolve_group, set_trainable_flags
-from tlkit.models.model_spec import describe_inputs
 from tlkit.models.heads import feature_cut, head_kind
+from tlkit.models.model_spec import describe_inputs
 from tlkit.training.adapters import LowRankUpdates, choose_kernels
 from tlkit.training.cached_cut import (
     reason_not_to_store,
@@ -350,7 +350,7 @@ def _time_step(
 def _any_inputs(model: keras.Model, batch_size: int) -> tf.Tensor:
     """Returns a batch of random pixels; or of empty texts or zeros, which all layers take."""
     spec = describe_inputs(model)
-    shape = (batch_size, *spec.input_shape[1:])
+    shape = (batch_size, *(side or 1 for side in spec.input_shape[1:]))
     if spec.takes_images:
         return tf.constant(np.random.default_rng(0).integers(0, 256, shape), tf.float32)
     return tf.zeros(shape, spec.input_dtype)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def split_arrays(
     )
 
 
-def check_pair(name: str, source: Arrays, what: str) -> None:
+def check_pair(name: str, source: object, what: str) -> None:
     """Raises `ArgumentError` unless an argument is a pair of arrays.
 
     Args:
@@ -133,7 +134,7 @@ def _stacked(values: list[np.ndarray], channels: int) -> np.ndarray:
     return np.broadcast_to(array, (*array.shape[:3], channels)) if channels else array
 
 
-def checked_labels(name: str, labels: np.ndarray) -> np.ndarray:
+def checked_labels(name: str, labels: np.ndarray | Sequence[Any]) -> np.ndarray:
     """Returns the labels as int64 `(n,)`, or as float32 `(n, num_classes)`."""
     array = np.asarray(labels)
     if array.ndim == 2 and array.shape[1] == 1:

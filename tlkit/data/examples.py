@@ -10,14 +10,17 @@ from tlkit.data.images import ImageData
 from tlkit.data.settings import NO_CHANNELS, NO_IMAGE_SIZE, Settings, check_splits
 from tlkit.errors import ArgumentError, check_count, check_seed
 
+Inputs = tuple[np.ndarray | Sequence[Any], np.ndarray | Sequence[Any]]
+"""Inputs and their labels, as users give them."""
+
 
 def load_examples(
     inputs: np.ndarray | Sequence[Any],
     labels: np.ndarray | Sequence[Any],
     class_names: Sequence[str] | None = None,
     *,
-    validation: Arrays | None = None,
-    test: Arrays | None = None,
+    validation: Inputs | None = None,
+    test: Inputs | None = None,
     groups: Sequence[str | int | None] | None = None,
     batch_size: int = 32,
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
@@ -72,9 +75,7 @@ def load_examples(
     _check_alike({name: array for name, (array, _) in checked.items()})
     check_count("batch_size", batch_size)
     check_seed(seed)
-    settings = Settings(
-        NO_IMAGE_SIZE, batch_size, check_splits(splits), seed, channels=NO_CHANNELS
-    )
+    settings = Settings(NO_IMAGE_SIZE, batch_size, check_splits(splits), seed, channels=NO_CHANNELS)
     return split_arrays(checked, class_names, groups, settings=settings)
 
 
@@ -139,7 +140,7 @@ def _texts(rule: str, array: np.ndarray) -> np.ndarray:
     return texts.reshape(array.shape)
 
 
-def _checked_source(name: str, source: Arrays) -> Arrays:
+def _checked_source(name: str, source: Inputs) -> Arrays:
     check_pair(name, source, "inputs")
     return examples_of(name, source[0]), checked_labels(name, source[1])
 

@@ -19,8 +19,8 @@ class ImageSource:
         labels: int64 `(n,)`; for multi-label images 0 and 1 as float32 `(n, num_classes)`.
         digests: A hash of each image's content.
         checksums: The expected `checksum` of each file; empty to skip the comparison.
-        pixels: uint8 `(n, height, width, channels)` for images in memory, `(n, ...)` of any type for
-            inputs of another kind; `None` for files.
+        pixels: uint8 `(n, height, width, channels)` for images in memory; `(n, ...)` of any type
+            for inputs of another kind; `None` for files.
         image_size: Height and width that images are resized to.
         max_pixels: Maximum number of pixels of a file.
         seed: Seed of the order and the augmentation.

@@ -124,7 +124,9 @@ class ImageSplit(ShownAsText):
         shape = " × ".join(map(str, self.example_shape))
         if self.example_dtype == "string":
             return f"rows of {shape} texts" if shape else "texts"
-        return f"arrays of {shape} {self.example_dtype}" if shape else f"{self.example_dtype} values"
+        return (
+            f"arrays of {shape} {self.example_dtype}" if shape else f"{self.example_dtype} values"
+        )
 
     @property
     def is_in_memory(self) -> bool:

@@ -144,6 +144,9 @@ def batch_reader(source: ImageSource) -> Callable[[np.ndarray], tuple[np.ndarray
     traced = tf.function(
         images_of, input_signature=[tf.TensorSpec([None], tf.int64)], autograph=False
     )
+    is_text = source.pixels is not None and source.pixels.dtype == object
+    if is_text:  # Keras takes no arrays of texts
+        return lambda rows: (traced(rows), source.labels[rows])
     return lambda rows: (traced(rows).numpy(), source.labels[rows])
 
 

@@ -54,8 +54,8 @@ def check_images(
 
     Raises:
         ArgumentError: `images` has another type; the model takes other inputs (text, whole numbers,
-            one channel, another size, a flat vector, pixels 0...255 instead of 0...1, or vice versa); a data set
-            is not batched, has no labels or is infinite.
+            one channel, another size, a flat vector, pixels 0...255 instead of 0...1, or vice
+            versa); a data set is not batched, has no labels or is infinite.
         DataError: There are no images; a label is not a class of the model; values or weights are
             not finite.
 

@@ -54,8 +54,8 @@ def source_of(
         return Source(train, validation, None)
     if not isinstance(data, ImageData):
         raise ArgumentError(
-            "`data` must be the result of load_folder, load_arrays, load_examples or load_tfds, or a "
-            f"tf.data.Dataset. Received: data of type {type(data).__name__}."
+            "`data` must be the result of load_folder, load_arrays, load_examples or load_tfds, "
+            f"or a tf.data.Dataset. Received: data of type {type(data).__name__}."
         )
     if validation is not None:
         raise ArgumentError(
