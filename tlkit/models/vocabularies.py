@@ -37,8 +37,9 @@ def config_with_vocabulary(operation: keras.Operation) -> dict[str, Any]:
     words = operation.get_vocabulary(include_special_tokens=False)
     config["vocabulary"] = [word if isinstance(word, str) else int(word) for word in words]
     weights = inverse_document_frequencies(operation)
-    if weights is not None:  # the first are those of special tokens, which Keras sets itself
-        values = keras.ops.convert_to_numpy(weights)[-len(words) :]
+    if weights is not None:  # Keras itself adds those of special tokens before, and padding behind
+        first = operation.vocabulary_size() - len(words)
+        values = keras.ops.convert_to_numpy(weights)[first : first + len(words)]
         config["idf_weights"] = [float(value) for value in values]
     return config
 
