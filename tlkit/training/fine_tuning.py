@@ -114,8 +114,9 @@ def fine_tune(
 
     Args:
         model: A classifier, changed in place.
-        data: The result of `load_folder`, `load_arrays` or `load_tfds`; or batches of images
-            `(batch, height, width, 3)`, 0...255, and labels, in a new order at each pass.
+        data: The result of a loader, such as `load_folder` or `load_examples`; or batches of images
+            `(batch, height, width, 3)`, 0...255, or of what the model takes, and labels, in a new
+            order at each pass.
         validation: Validation images, if `data` is a `tf.data.Dataset`.
         unfreeze: The first trainable group, see `set_trainable`; by default "all". "as_is" respects
             the layers' `trainable` flags (also those of batch normalisation, whatever `batch_norm`
