@@ -199,13 +199,10 @@ def estimate_cost(
         >>> [group.name for group in report.groups], report.step_seconds > 0
         (['stage1', 'stage2', 'stage3', 'head'], True)
     """
-    augmentation = augmentation_of(augment)
+    augmentation = _augmentation(augment, data)
     recipe = Recipe(train=train, adapters=adapters_of(adapters))
     check_recipe(recipe, model, epochs)
     batch_size = _check_arguments(model, data, views, batch_size)
-    if data is not None:
-        augmentation = augmentation_for(augmentation, data.train)
-        check_augmentation(augmentation, data.train)
     solves_head = unfreeze == "head" and epochs is None
     if unfreeze is None:
         unfreeze = default_unfreeze(model)
@@ -282,6 +279,15 @@ def _disk_bytes(model: keras.Model, num_features: int, num_activations: int) -> 
         "model files": _NUM_MODEL_FILES * model.count_params(),
     }
     return {name: FLOAT_BYTES * number for name, number in disk.items() if number}
+
+
+def _augmentation(augment: AugmentLike, data: ImageData | None) -> Augmentation:
+    """Returns the checked augmentation of the training images."""
+    augmentation = augmentation_of(augment)
+    if isinstance(data, ImageData):
+        augmentation = augmentation_for(augmentation, data.train)
+        check_augmentation(augmentation, data.train)
+    return augmentation
 
 
 def _check_arguments(
