@@ -121,6 +121,12 @@ def check_export_and_serve(names):
     assert names["answer"]["label"] == names["answers"]["label"].numpy()[0].decode()
 
 
+def check_texts(names):
+    assert names["evaluation"].accuracy > 0.9
+    assert names["answers"]["label"].numpy()[0] == b"negative"
+    assert names["old"].train.example_dtype == "string"
+
+
 CHECKS = {
     name.removeprefix("check_"): check
     for name, check in globals().items()
@@ -136,6 +142,7 @@ UNTIL = {
     "class_after_class": "tlkit.train_run",
     "choose_backbone": "tlkit.compare_backbones",
     "export_and_serve": "subprocess.Popen",
+    "texts": "import tempfile",
 }
 """Text of the first cell that is not run with a reader's own images."""
 
@@ -175,6 +182,9 @@ def test_every_notebook_has_a_check():
     assert set(CHECKS) == set(UNTIL) == {path.stem for path in NOTEBOOKS}
 
 
+OF_IMAGES = [path for path in NOTEBOOKS if path.stem != "texts"]
+
+
 def write_own_photos(folder, names):
     """Images of different sizes and shapes, 12 of each class."""
     generator = np.random.default_rng(0)
@@ -189,7 +199,7 @@ def write_own_photos(folder, names):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", OF_IMAGES, ids=lambda path: path.stem)
 def test_a_notebook_takes_images_of_different_sizes(path, tmp_path):
     photos = write_own_photos(tmp_path / "photos", ["ant", "bee"])
     more = write_own_photos(
@@ -244,8 +254,22 @@ def test_the_first_cell_installs_tlkit_where_it_is_missing(path, is_missing, mon
     assert (path.parent / ".." / "setup.cfg").is_file()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", OF_IMAGES, ids=lambda path: path.stem)
 def test_a_notebook_takes_a_folder_or_a_data_set_of_the_reader(path):
     text = "\n".join(source_of(cell) for cell in cells_of(path))
     assert "PHOTOS = None" in text or "OLD_PHOTOS, NEW_PHOTOS = None, None" in text
     assert 'tlkit.load_tfds("' in text
+
+
+@pytest.mark.slow
+def test_the_notebook_of_texts_takes_those_of_the_reader():
+    (path,) = (path for path in NOTEBOOKS if path not in OF_IMAGES)
+    texts = [f"{word} book, number {number}" for number in range(9) for word in ("good", "bad")]
+    given = [
+        ("TEXTS, LABELS = None, None", f"TEXTS, LABELS = {texts!r}, {[1, 0] * 9}"),
+        ("EPOCHS = 5", "EPOCHS = 1"),
+        ("epochs=20", "epochs=1"),
+    ]
+    names, _ = run(path, given, UNTIL[path.stem])
+    assert names["new"].train.paths[0].startswith("inputs[")
+    assert names["evaluation"].num_images == names["new"].test.num_images < 18

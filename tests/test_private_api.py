@@ -189,6 +189,19 @@ def _():
     return lengths == [3, 3] and found(layers.TextVectorization()) is None
 
 
+@canary(
+    "lookup_table",
+    "Keras no longer keeps the table of words in `_lookup_layer.lookup_table`.",
+)
+def _():
+    texts = layers.TextVectorization()
+    texts.adapt(["red green", "green"])
+    looked_up = layers.StringLookup(vocabulary=["red", "green"])
+    found = keras_private.lookup_table
+    sizes = [int(found(layer).size()) for layer in (texts, looked_up)]
+    return sizes == [2, 2] and found(layers.ReLU()) is None
+
+
 @canary("is_graph_operation", "Keras no longer defines a graph's operations in `keras.src.ops`.")
 def _():
     inputs, doubled = keras.Input((4,)), layers.ReLU()

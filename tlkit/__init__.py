@@ -13,6 +13,7 @@ _MODULES = {
     "tlkit.data.folders": ("load_folder",),
     "tlkit.data.manifests": ("load_manifest",),
     "tlkit.data.arrays": ("load_arrays",),
+    "tlkit.data.examples": ("load_examples",),
     "tlkit.data.tfds": ("load_tfds",),
     "tlkit.data.hugging_face": ("load_dataset",),
     "tlkit.data.inspection": ("inspect_folder",),
@@ -191,6 +192,7 @@ if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the t
     from tlkit.continual.synaptic import SynapticPath as SynapticPath
     from tlkit.continual.weight_anchor import WeightAnchor as WeightAnchor
     from tlkit.data.arrays import load_arrays as load_arrays
+    from tlkit.data.examples import load_examples as load_examples
     from tlkit.data.folders import load_folder as load_folder
     from tlkit.data.hugging_face import load_dataset as load_dataset
     from tlkit.data.inspection import inspect_folder as inspect_folder

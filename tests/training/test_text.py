@@ -202,7 +202,7 @@ def test_text_and_images_are_not_taken_for_each_other():
     data = tlkit.load_arrays(pixels + np.arange(48, dtype="uint8")[:, None, None, None], LABELS)
     with pytest.raises(tlkit.ArgumentError, match="which takes text"):
         tlkit.train_head(model, data)
-    with pytest.raises(tlkit.ArgumentError, match="`model` must take images of one fixed size"):
+    with pytest.raises(tlkit.ArgumentError, match="`samples` must be given"):
         tlkit.export_model(model, "exported", ["bad", "good"])
 
 

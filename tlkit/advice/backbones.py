@@ -31,7 +31,7 @@ from tlkit.data.class_weighting import (
     check_weighting,
     weighting_of,
 )
-from tlkit.data.images import ImageData, ImageSplit
+from tlkit.data.images import ImageData, ImageSplit, check_has_images
 from tlkit.errors import ArgumentError, WeightsError, check_seed
 from tlkit.evaluation.intervals import Interval
 from tlkit.models.assembly import build_classifier
@@ -280,6 +280,7 @@ def compare_backbones(
             "`data` must be the result of load_folder, load_arrays or load_tfds. "
             f"Received: data of type {type(data).__name__}. Load the images first."
         )
+    check_has_images("data", data)
     entries = parse_candidates(names)
     check_limits(max_milliseconds=max_milliseconds, max_megabytes=max_megabytes, budget=budget)
     sizes = _image_sizes(data, entries, image_size)

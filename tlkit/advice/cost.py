@@ -12,7 +12,7 @@ from tlkit.advice.graph_costs import FLOAT_BYTES, GroupCost, group_costs, peak_a
 from tlkit.advice.projection import NOTHING, Timings, estimate_head_seconds, estimate_plan_seconds
 from tlkit.advice.timing import Timing, time_calls
 from tlkit.data.augmentation import Augmentation, AugmentLike, augmentation_of
-from tlkit.data.augmentation_checks import check_augmentation
+from tlkit.data.augmentation_checks import augmentation_for, check_augmentation
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.displays.activity import duration
 from tlkit.distribution.strategies import check_one_device
@@ -21,6 +21,7 @@ from tlkit.evaluation.names import num_classes_of
 from tlkit.models.flattening import above, below
 from tlkit.models.groups import cut_before, resolve_group, set_trainable_flags
 from tlkit.models.heads import feature_cut, head_kind
+from tlkit.models.model_spec import describe_inputs
 from tlkit.training.adapters import LowRankUpdates, choose_kernels
 from tlkit.training.cached_cut import (
     reason_not_to_store,
@@ -198,12 +199,10 @@ def estimate_cost(
         >>> [group.name for group in report.groups], report.step_seconds > 0
         (['stage1', 'stage2', 'stage3', 'head'], True)
     """
-    augmentation = augmentation_of(augment)
+    augmentation = _augmentation(augment, data)
     recipe = Recipe(train=train, adapters=adapters_of(adapters))
     check_recipe(recipe, model, epochs)
     batch_size = _check_arguments(model, data, views, batch_size)
-    if data is not None:
-        check_augmentation(augmentation, data.train)
     solves_head = unfreeze == "head" and epochs is None
     if unfreeze is None:
         unfreeze = default_unfreeze(model)
@@ -282,6 +281,15 @@ def _disk_bytes(model: keras.Model, num_features: int, num_activations: int) -> 
     return {name: FLOAT_BYTES * number for name, number in disk.items() if number}
 
 
+def _augmentation(augment: AugmentLike, data: ImageData | None) -> Augmentation:
+    """Returns the checked augmentation of the training images."""
+    augmentation = augmentation_of(augment)
+    if isinstance(data, ImageData):
+        augmentation = augmentation_for(augmentation, data.train)
+        check_augmentation(augmentation, data.train)
+    return augmentation
+
+
 def _check_arguments(
     model: keras.Model,
     data: ImageData | None,
@@ -340,11 +348,18 @@ def _time_step(
             optimizer=optimizer, loss=loss_of(model), metrics=metrics_of(model), jit_compile=False
         )
         optimizer.build(trainee.trainable_variables)  # otherwise the step would be traced twice
-        random = np.random.default_rng(0)
-        images = random.uniform(0, 255, (batch_size, *trained.input_shape[1:]))
         targets = targets_of(_labels(model, batch_size), model).numpy()
-        batch = (images.astype("float32"), targets)
+        batch = (_any_inputs(trained, batch_size), targets)
         return num_trainable, time_calls(lambda: trainee.train_on_batch(*batch), _MIN_SECONDS)
+
+
+def _any_inputs(model: keras.Model, batch_size: int) -> tf.Tensor:
+    """Returns a batch of random pixels; or of empty texts or zeros, which all layers take."""
+    spec = describe_inputs(model)
+    shape = (batch_size, *(side or 1 for side in spec.input_shape[1:]))
+    if spec.takes_images:
+        return tf.constant(np.random.default_rng(0).integers(0, 256, shape), tf.float32)
+    return tf.zeros(shape, spec.input_dtype)
 
 
 def _labels(model: keras.Model, batch_size: int) -> np.ndarray:
@@ -369,8 +384,7 @@ def _collect_timings(
 def _time_forward(model: keras.Model, tensor: keras.KerasTensor, batch_size: int) -> Timing:
     """Returns the forward time per image; tracing and freezing the graph count as set-up."""
     part = FrozenPart(below(model, tensor))
-    values = np.random.default_rng(0).integers(0, 256, (batch_size, *model.input_shape[1:]))
-    images = tf.cast(values, part.input_dtype)
+    images = tf.cast(_any_inputs(model, batch_size), part.input_dtype)
     return time_calls(lambda: part.float32(images).numpy(), _MIN_SECONDS).divide(batch_size)
 
 

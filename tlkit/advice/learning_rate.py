@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.augmentation import Augmentation, AugmentLike, augmentation_of
-from tlkit.data.augmentation_checks import check_augmentation
+from tlkit.data.augmentation_checks import augmentation_for, check_augmentation
 from tlkit.data.images import ImageData, ImageSplit
 from tlkit.data.missing_files import missing_files_named
 from tlkit.distribution.strategies import check_one_device
@@ -151,6 +151,7 @@ def find_learning_rate(
     check_loss(loss, model)
     loss = loss_of(model) if loss is None else loss
     augmentation, source = augmentation_of(augment), source_of(model, data, None)
+    augmentation = augmentation_for(augmentation, source.train)
     if isinstance(source.train, ImageSplit):
         check_augmentation(augmentation, source.train)
     if unfreeze is None:

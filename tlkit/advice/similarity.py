@@ -19,6 +19,7 @@ from tlkit.models.graph import sorted_nodes
 from tlkit.models.groups import group_layers, layer_groups
 from tlkit.models.heads import feature_cut
 from tlkit.models.norm_statistics import has_statistics
+from tlkit.models.vocabularies import with_same_vocabularies
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
 from tlkit.training.sources import source_of
@@ -294,6 +295,6 @@ def _with_random_weights(model: keras.Model, seed: int) -> keras.Model:
     state = random.getstate()
     random.seed(seed)
     try:
-        return keras.models.clone_model(model)
+        return with_same_vocabularies(model)
     finally:
         random.setstate(state)

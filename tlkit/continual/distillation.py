@@ -10,6 +10,7 @@ from tlkit.models.graph import check_model
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.models.model_spec import describe_model
 from tlkit.models.signature import signature
+from tlkit.models.vocabularies import with_same_vocabularies
 from tlkit.training.step import StepHook
 
 DEFAULT_TEMPERATURE = 2.0
@@ -127,7 +128,7 @@ def distill_from(
     check_model("old_model", old_model)
     check_positive("temperature", temperature)
     check_not_negative("weight", weight)
-    teacher = keras.models.clone_model(old_model)
+    teacher = with_same_vocabularies(old_model)
     teacher.set_weights(old_model.get_weights())
     teacher.trainable = False
     return Distillation(teacher, float(temperature), float(weight))

@@ -13,6 +13,7 @@ from tlkit.evaluation.data_checks import check_images
 from tlkit.evaluation.metrics import evaluate
 from tlkit.models.graph import check_model
 from tlkit.models.variable_names import variable_names
+from tlkit.models.vocabularies import with_same_vocabularies
 from tlkit.utils.formatting import percent
 from tlkit.utils.text_repr import ShownAsText
 
@@ -86,7 +87,7 @@ def interpolate_weights(old: keras.Model, new: keras.Model, alpha: float) -> ker
     """
     check_unit("alpha", alpha)
     ends = _same_weights(old, new)
-    between = keras.models.clone_model(new)
+    between = with_same_vocabularies(new)
     _set_between(between, *ends, alpha)
     return between
 
@@ -130,7 +131,7 @@ def sweep_interpolation(
     ends = _same_weights(old, new)
     for name, split in splits.items():
         check_images(f"splits[{name!r}]", split, new)
-    between = keras.models.clone_model(new)
+    between = with_same_vocabularies(new)
     accuracies: dict[str, list[float]] = {name: [] for name in splits}
     for alpha in alphas:
         _set_between(between, *ends, alpha)

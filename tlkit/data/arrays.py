@@ -5,16 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from tlkit.data.class_checks import check_classes, check_labels, is_one_line
-from tlkit.data.grouping import group_text
-from tlkit.data.images import ImageData, ImageSplit
-from tlkit.data.reading import content_digest
-from tlkit.data.reports import DataReport
+from tlkit.data.array_splits import Arrays, check_pair, checked_labels, split_arrays
+from tlkit.data.images import ImageData
 from tlkit.data.settings import GREY, RGB, STRETCH, check_settings
-from tlkit.data.splits import Division, ImageRecord, complete_groups, divide
 from tlkit.errors import ArgumentError
-
-Arrays = tuple[np.ndarray, np.ndarray]
 
 _MAX_CHANNELS = 64
 """More are taken for images with the channels first."""
@@ -83,62 +77,11 @@ def load_arrays(
     settings = check_settings(
         own_size if image_size is None else image_size, batch_size, splits, seed, resize=resize
     )
-    names = _checked_names(class_names, [pair[1] for pair in checked.values()])
-    is_split = len(checked) > 1
-    keys = _checked_groups(groups, len(checked["images"][0]), is_split=is_split)
-    records, pixels, rows = [], [], []
-    for name, (array, numbers) in checked.items():
-        if len(array) != len(numbers):
-            raise ArgumentError(
-                f"`labels` must have one label for each image. Received: {len(array)} images and "
-                f"{len(numbers)} labels for `{name}`. Give as many labels as images."
-            )
-        split_name = "" if not is_split else "train" if name == "images" else name
-        for row, (image, label) in enumerate(zip(array, numbers, strict=True)):
-            records.append(_record(f"{name}[{row}]", image, label, names, split_name))
-            pixels.append(image)
-            rows.append(label)
-    if keys:
-        records = [replace(record, group=key) for record, key in zip(records, keys, strict=True)]
-    records, notes = complete_groups(records)
-    division = divide(records, settings.splits, settings.seed)
-    if rows[0].ndim == 0:
-        check_classes(records, division)
-    else:
-        check_labels(records, division)
-
-    from tlkit.data.keras_split import KerasSplit
-
-    def split(name: str) -> ImageSplit:
-        positions = division.splits[name]
-        array = np.stack([pixels[position] for position in positions])
-        group_keys = tuple(records[position].group for position in positions)
-        return KerasSplit(
-            name,
-            tuple(records[position].path for position in positions),
-            np.stack([rows[position] for position in positions]),
-            tuple(records[position].digest for position in positions),
-            settings.image_size,
-            settings.batch_size,
-            settings.seed,
-            _pixels=np.broadcast_to(array, (*array.shape[:3], num_channels)),
-            groups=group_keys if any(group_keys) else (),
-            resize=settings.resize,
-            channels=num_channels,
-        )
-
-    image_splits = {name: split(name) for name in division.splits}
-    return ImageData(
-        image_splits["train"],
-        image_splits.get("validation"),
-        image_splits.get("test"),
-        names,
-        _report(image_splits, names, len(records), division, notes),
-        settings.image_size,
-        settings.batch_size,
-        settings.seed,
-        settings.resize,
-        num_channels,
+    return split_arrays(
+        checked,
+        class_names,
+        groups,
+        settings=replace(settings, channels=num_channels),
     )
 
 
@@ -161,13 +104,9 @@ def _checked_channels(channels: int | None, images: dict[str, np.ndarray]) -> in
 
 
 def _checked_source(name: str, source: Arrays) -> Arrays:
-    """Returns images as `_checked_images` does, and labels as `_checked_labels` does."""
-    if not (isinstance(source, list | tuple) and len(source) == 2):
-        raise ArgumentError(
-            f"`{name}` must be two arrays, (images, labels). Received: a "
-            f"{type(source).__name__}. Write {name}=(images, labels)."
-        )
-    return _checked_images(name, source[0]), _checked_labels(name, source[1])
+    """Returns images as `_checked_images` does, and labels as `checked_labels` does."""
+    check_pair(name, source, "images")
+    return _checked_images(name, source[0]), checked_labels(name, source[1])
 
 
 def _checked_images(name: str, images: np.ndarray) -> np.ndarray:
@@ -197,106 +136,3 @@ def _checked_images(name: str, images: np.ndarray) -> np.ndarray:
             "other values. Undo any normalisation: the model applies its own."
         )
     return array.astype(np.uint8)
-
-
-def _checked_labels(name: str, labels: np.ndarray) -> np.ndarray:
-    """Returns the labels as int64 `(n,)`, or as float32 `(n, num_classes)`."""
-    array = np.asarray(labels)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    is_single = (
-        array.ndim == 1 and array.dtype.kind in "iu" and (array.size == 0 or array.min() >= 0)
-    )
-    is_several = array.ndim == 2 and array.dtype.kind in "iufb" and np.isin(array, (0, 1)).all()
-    if not is_single and not is_several:
-        raise ArgumentError(
-            f"`labels` must be whole numbers from 0 on, (n,), or 0 and 1, (n, num_classes). "
-            f"Received: labels of `{name}` with shape {array.shape} and type {array.dtype}. "
-            "Number the classes."
-        )
-    return array.astype(np.int64 if is_single else np.float32)
-
-
-def _checked_names(class_names: Sequence[str] | None, labels: list[np.ndarray]) -> tuple[str, ...]:
-    if len({array.shape[1:] for array in labels}) > 1:
-        raise ArgumentError(
-            "`labels` must be of one kind in every split. Received: labels of shapes "
-            f"{', '.join(str(array.shape) for array in labels)}. Number the classes in each."
-        )
-    needed = max(
-        array.shape[1] if array.ndim == 2 else int(array.max(initial=0)) + 1 for array in labels
-    )
-    names = tuple(map(str, range(needed))) if class_names is None else tuple(class_names)
-    if broken := [name for name in names if not is_one_line(name)]:
-        raise ArgumentError(
-            "`class_names` must be names of one line each. "
-            f"Received: {', '.join(map(repr, broken))}. Rename the class."
-        )
-    is_enough = len(names) == needed if labels[0].ndim == 2 else len(names) >= needed
-    if not is_enough or len(set(names)) < len(names):
-        raise ArgumentError(
-            f"`class_names` must be {needed} different names, one for each label. "
-            f"Received: class_names={names!r}. Leave them out to number the classes."
-        )
-    return names
-
-
-def _checked_groups(
-    groups: Sequence[str | int | None] | None, num_images: int, *, is_split: bool
-) -> list[str]:
-    """Returns a key for each image, or none at all."""
-    if groups is None:
-        return []
-    if is_split:
-        raise ArgumentError(
-            "`groups` must be left out where `validation` or `test` is given: you have split. "
-            f"Received: groups={groups!r:.80}. Leave one of them out."
-        )
-    keys = list(groups)
-    if len(keys) != num_images:
-        raise ArgumentError(
-            f"`groups` must be as many as the images. Received: {num_images} images and "
-            f"{len(keys)} groups. Give one for each, None for an image that stands alone."
-        )
-    return [group_text(key, f"images[{row}]") for row, key in enumerate(keys)]
-
-
-def _record(
-    path: str, image: np.ndarray, label: np.ndarray, names: tuple[str, ...], split: str
-) -> ImageRecord:
-    digest = content_digest(image.tobytes() + str(image.shape).encode())
-    if label.ndim == 0:
-        return ImageRecord(path, names[label], digest, split)
-    labels = tuple(names[index] for index in np.flatnonzero(label))
-    return ImageRecord(path, "", digest, split, labels)
-
-
-def _report(
-    image_splits: dict[str, ImageSplit],
-    names: tuple[str, ...],
-    num_images: int,
-    division: Division,
-    notes: list[str],
-) -> DataReport:
-    counts: dict[str, dict[str, int]] = {name: {} for name in names}
-    for split_name, split in image_splits.items():
-        if split.labels.ndim == 2:
-            per_class = split.labels.sum(axis=0).astype(int)
-        else:
-            per_class = np.bincount(split.labels, minlength=len(names))
-        for name, count in zip(names, per_class, strict=True):
-            counts[name][split_name] = int(count)
-    totals = {name: sum(row.values()) for name, row in counts.items()}
-    present = [total for total in totals.values() if total]
-    return DataReport(
-        counts=counts,
-        num_files=num_images,
-        formats={"array": num_images},
-        duplicates=tuple(division.duplicates),
-        conflicts=tuple(division.conflicts),
-        leaks=tuple(division.leaks),
-        empty_classes=tuple(name for name, total in totals.items() if not total),
-        imbalance=max(present) / min(present),
-        num_groups=len({group for split in image_splits.values() for group in split.groups} - {""}),
-        notes=(*notes, *division.notes),
-    )

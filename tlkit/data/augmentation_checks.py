@@ -3,10 +3,27 @@
 import numpy as np
 
 from tlkit.data.augmentation import Augmentation
-from tlkit.data.images import ImageSplit
+from tlkit.data.images import ImageSplit, check_takes_augmentation
 from tlkit.data.missing_files import missing_files_named
 
 _NUM_CHECKED = 8
+
+
+def augmentation_for(augmentation: Augmentation, images: object) -> Augmentation:
+    """Returns how training images are augmented where "default" is the default: others are not.
+
+    Args:
+        augmentation: The argument.
+        images: The training images, a split or a `tf.data.Dataset`.
+
+    Raises:
+        ArgumentError: These are no images, and another augmentation than the default was given.
+    """
+    if not isinstance(images, ImageSplit) or images.has_images:
+        return augmentation
+    if augmentation.preset != "default":
+        check_takes_augmentation(augmentation, images)
+    return Augmentation("none")
 
 
 def check_augmentation(augmentation: Augmentation, split: ImageSplit) -> None:
@@ -14,7 +31,7 @@ def check_augmentation(augmentation: Augmentation, split: ImageSplit) -> None:
 
     Raises:
         ArgumentError: The layers do not return images of the same shape with values 0...255, or not
-            the same ones for the same seed.
+            the same ones for the same seed; or these are no images.
         DataError: The images have changed or cannot be read.
 
     Example:
@@ -25,6 +42,7 @@ def check_augmentation(augmentation: Augmentation, split: ImageSplit) -> None:
         >>> data = tlkit.load_arrays(images, np.arange(20) % 2)
         >>> check_augmentation(augmentation_of(keras.layers.RandomFlip()), data.train)
     """
+    check_takes_augmentation(augmentation, split)
     if not augmentation.layers:
         return
     from tlkit.data.layer_views import check_layers

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tlkit.data.settings import RGB, STRETCH
+from tlkit.data.settings import NO_CHANNELS, RGB, STRETCH
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,12 +19,13 @@ class ImageSource:
         labels: int64 `(n,)`; for multi-label images 0 and 1 as float32 `(n, num_classes)`.
         digests: A hash of each image's content.
         checksums: The expected `checksum` of each file; empty to skip the comparison.
-        pixels: uint8 `(n, height, width, channels)` for images in memory; `None` for files.
+        pixels: uint8 `(n, height, width, channels)` for images in memory; `(n, ...)` of any type
+            for inputs of another kind; `None` for files.
         image_size: Height and width that images are resized to.
         max_pixels: Maximum number of pixels of a file.
         seed: Seed of the order and the augmentation.
         resize: "stretch", "crop" or "pad", see `load_folder`.
-        channels: Number of channels.
+        channels: Number of channels; 0 for inputs that are no images.
 
     Example:
         >>> import numpy as np
@@ -45,6 +46,11 @@ class ImageSource:
     seed: int
     resize: str = STRETCH
     channels: int = RGB
+
+    @property
+    def has_images(self) -> bool:
+        """Whether these are images, and not inputs of another kind."""
+        return self.channels != NO_CHANNELS
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

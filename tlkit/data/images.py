@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tlkit.data.augmentation import AugmentLike, augmentation_of, check_by_image
+from tlkit.data.augmentation import Augmentation, AugmentLike, augmentation_of, check_by_image
 from tlkit.data.image_source import ImageSource
 from tlkit.data.limits import MAX_PIXELS
-from tlkit.data.settings import RGB, STRETCH
+from tlkit.data.settings import NO_CHANNELS, RGB, STRETCH
 from tlkit.errors import ArgumentError, check_count, check_image_size, some_of
 from tlkit.utils.renamed import renamed_argument, renamed_attribute
 from tlkit.utils.text_repr import ShownAsText
@@ -42,13 +42,14 @@ class ImageSplit(ShownAsText):
         paths: The path of each image; for images in memory, a name such as "images[17]".
         labels: int64 `(n,)`; for multi-label images 0 and 1 as float32 `(n, num_classes)`.
         digests: A hash of each image's content.
-        image_size: Height and width that images are resized to.
+        image_size: Height and width that images are resized to; (0, 0) for inputs of another kind,
+            see `load_examples`.
         batch_size: Images per batch.
         seed: Seed of the order and the augmentation.
         groups: The key of each image's group, "" for an image without one; empty if no image has a
             group.
         resize: "stretch", "crop" or "pad", see `load_folder`.
-        channels: Number of channels.
+        channels: Number of channels; 0 for inputs of another kind.
     """
 
     name: str
@@ -78,6 +79,11 @@ class ImageSplit(ShownAsText):
         else:
             num_classes = len(np.unique(self.labels))
             what = f"of {num_classes} class{'' if num_classes == 1 else 'es'}"
+        if not self.has_images:
+            return (
+                f"{self.name}: {self.num_images:,} {self.example_kind} {what}, in batches of "
+                f"{self.batch_size}"
+            )
         height, width = self.image_size
         resize = "" if self.resize == STRETCH else f" ({self.resize})"
         channels = "" if self.channels == RGB else f" × {self.channels} channels"
@@ -90,6 +96,37 @@ class ImageSplit(ShownAsText):
     def num_images(self) -> int:
         """Number of images, copies included."""
         return len(self.paths)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether these are images, and not inputs of another kind, see `load_examples`."""
+        return self.channels != NO_CHANNELS
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """The shape of one example: height, width and channels of an image; () for a text."""
+        if self.has_images or self._pixels is None:
+            return (*self.image_size, self.channels)
+        return self._pixels.shape[1:]
+
+    @property
+    def example_dtype(self) -> str:
+        """The type of the values in batches: "float32" for images, "string" for texts."""
+        if self.has_images or self._pixels is None:
+            return "float32"
+        return "string" if self._pixels.dtype == object else self._pixels.dtype.name
+
+    @property
+    def example_kind(self) -> str:
+        """What the examples are, in the plural, for messages: "images", "texts"..."""
+        if self.has_images:
+            return "images"
+        shape = " × ".join(map(str, self.example_shape))
+        if self.example_dtype == "string":
+            return f"rows of {shape} texts" if shape else "texts"
+        return (
+            f"arrays of {shape} {self.example_dtype}" if shape else f"{self.example_dtype} values"
+        )
 
     @property
     def is_in_memory(self) -> bool:
@@ -167,8 +204,9 @@ class ImageSplit(ShownAsText):
     ) -> tf.data.Dataset:
         """Returns batches of `(images, labels)`.
 
-        Images are float32 `(batch, height, width, channels)`, 0...255; labels are int64 `(batch,)`,
-        or for multi-label images float32 `(batch, num_classes)`. The last batch of an epoch may be
+        Images are float32 `(batch, height, width, channels)`, 0...255, and inputs of another kind
+        have the type that they were loaded with; labels are int64 `(batch,)`, or for multi-label
+        images float32 `(batch, num_classes)`. The last batch of an epoch may be
         smaller.
 
         Order and augmentation depend only on the split's seed, the epoch's number and the image's
@@ -214,6 +252,7 @@ class ImageSplit(ShownAsText):
             (2, 8, 8, 3) [0 1]
         """
         augmentation = augmentation_of(augment)
+        check_takes_augmentation(augmentation, self)
         if not augmentation.is_none and self.name != "train":
             raise ArgumentError(
                 "`augment` must be 'none' for validation and test. "
@@ -295,11 +334,12 @@ class ImageData(ShownAsText):
         test: The split for one final measurement; `None` if there is none.
         class_names: The class names in the order of the labels.
         report: Counts, and everything that was skipped, with the reason.
-        image_size: Height and width that images are resized to.
+        image_size: Height and width that images are resized to; (0, 0) for inputs of another kind,
+            see `load_examples`.
         batch_size: Images per batch.
         seed: Seed of the split, the order and the augmentation.
         resize: "stretch", "crop" or "pad", see `load_folder`.
-        channels: Number of channels.
+        channels: Number of channels; 0 for inputs of another kind.
     """
 
     train: ImageSplit
@@ -326,6 +366,11 @@ class ImageData(ShownAsText):
         return len(self.class_names)
 
     @property
+    def has_images(self) -> bool:
+        """Whether these are images, and not inputs of another kind, see `load_examples`."""
+        return self.train.has_images
+
+    @property
     def is_multi_label(self) -> bool:
         """Whether an image may have several labels at once."""
         return self.train.labels.ndim == 2
@@ -339,7 +384,7 @@ class ImageData(ShownAsText):
             image_size: In pixels, one number for a square or (height, width).
 
         Raises:
-            ArgumentError: A side is not a positive whole number.
+            ArgumentError: A side is not a positive whole number, or these are no images.
 
         Example:
             >>> import numpy as np
@@ -350,6 +395,7 @@ class ImageData(ShownAsText):
             TensorShape([4, 6, 3])
         """
         sides = check_image_size(image_size)
+        check_has_images("data", self)
         resized = {
             name: dataclasses.replace(split, image_size=sides)
             for name in ("train", "validation", "test")
@@ -395,3 +441,30 @@ class ImageData(ShownAsText):
                 content.update(f"{split.name} {split.digests} {split.labels.tolist()}".encode())
                 content.update(repr(split.groups).encode() if split.groups else b"")
         return content.hexdigest()
+
+
+def check_has_images(argument: str, data: ImageData | ImageSplit) -> None:
+    """Raises `ArgumentError` if a data set or a split holds inputs that are no images.
+
+    Args:
+        argument: Its name in the error.
+        data: The data set or the split.
+    """
+    if data.has_images:
+        return
+    split = data.train if isinstance(data, ImageData) else data
+    raise ArgumentError(
+        f"`{argument}` must contain images. Received: {split.example_kind}, as load_examples "
+        "returned them. This function works on images only."
+    )
+
+
+def check_takes_augmentation(augmentation: Augmentation, split: ImageSplit) -> None:
+    """Raises `ArgumentError` if inputs that are no images are to be augmented."""
+    if augmentation.is_none or split.has_images:
+        return
+    raise ArgumentError(
+        "`augment` must be left out for inputs that are no images. "
+        f"Received: augment={str(augmentation)!r} for {split.example_kind}. Augment the arrays "
+        "before load_examples, or pass a tf.data.Dataset that does."
+    )

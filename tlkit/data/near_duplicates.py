@@ -9,7 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from tlkit.data.folders import split_of
-from tlkit.data.images import ImageData, ImageSplit
+from tlkit.data.images import ImageData, ImageSplit, check_has_images
 from tlkit.data.inspection import inspect_and_divide
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.listing import Listing
@@ -82,6 +82,7 @@ def find_near_duplicates(
             "`data` must be the result of load_folder, load_manifest, load_arrays or load_tfds. "
             f"Received: data of type {type(data).__name__}. Load the images first."
         )
+    check_has_images("data", data)
     _check_bound(max_differing)
     splits = [split for split in (data.train, data.validation, data.test) if split is not None]
     return _audit(splits, data.class_names, max_differing, cache)

@@ -69,7 +69,7 @@ def image_batches(
 
     def gather(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         rows = rows[: tf.math.count_nonzero(rows != NO_ROW)] % source.num_images
-        return tf.cast(read(rows), tf.float32), tf.gather(labels, rows)
+        return _in_batch_type(read(rows), source), tf.gather(labels, rows)
 
     def one_by_one(number: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.reshape(batch_rows(number, epoch), [-1])
@@ -140,11 +140,14 @@ def batch_reader(source: ImageSource) -> Callable[[np.ndarray], tuple[np.ndarray
             if not memory_reader:
                 spec = tf.TensorSpec(source.image_shape, tf.uint8)
                 return tf.cast(tf.map_fn(read, rows, fn_output_signature=spec), tf.float32)
-            return tf.cast(memory_reader(rows), tf.float32)
+            return _in_batch_type(memory_reader(rows), source)
 
     traced = tf.function(
         images_of, input_signature=[tf.TensorSpec([None], tf.int64)], autograph=False
     )
+    is_text = source.pixels is not None and source.pixels.dtype == object
+    if is_text:  # Keras takes no arrays of texts
+        return lambda rows: (traced(rows), source.labels[rows])
     return lambda rows: (traced(rows).numpy(), source.labels[rows])
 
 
@@ -229,15 +232,22 @@ def _batch_rows_function(
     return batch_rows
 
 
+def _in_batch_type(examples: tf.Tensor, source: ImageSource) -> tf.Tensor:
+    """Returns images as float32, and inputs of another kind unchanged."""
+    return tf.cast(examples, tf.float32) if source.has_images else examples
+
+
 def _pixels_in_memory(
     source: ImageSource, rows: np.ndarray, *, keep: bool
 ) -> Callable[[tf.Tensor], tf.Tensor] | None:
     """Returns a function from one or several of `rows` to uint8 images of the split's size.
 
+    For inputs of another kind, to what is in memory.
+
     `None` if the images are not in memory in that size.
     """
     if source.pixels is not None:
-        if source.pixels.shape[1:3] != source.image_size:
+        if source.has_images and source.pixels.shape[1:3] != source.image_size:
             return None
         with tf.device("CPU:0"):
             pixels = tf.constant(source.pixels)

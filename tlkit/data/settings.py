@@ -15,6 +15,9 @@ DAMAGED = (KEEP, SKIP)
 GREY, RGB = 1, 3
 """Numbers of channels that image files can be decoded to."""
 
+NO_IMAGE_SIZE, NO_CHANNELS = (0, 0), 0
+"""The image size and the number of channels of inputs that are no images, such as texts."""
+
 BRIGHTNESS = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the brightness of a pixel, see ITU-R BT.601."""
 

@@ -103,6 +103,10 @@ def check_shape(argument: str, shape: tuple[int | None, ...], spec: ModelSpec) -
     ):
         return
     remedy = "Reshape them, or build the model for them."
+    if (*shape, 1) == (shape[0], *expected[1:]):
+        remedy = "Add an axis: inputs[..., np.newaxis]."
+    elif shape == (shape[0], *expected[1:], 1):
+        remedy = "Remove the last axis: inputs[..., 0]."
     if len(shape) == len(expected) == 4:
         channels = shape[-1], expected[-1]
         if None not in channels and channels[0] != channels[1]:

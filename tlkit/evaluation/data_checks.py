@@ -24,6 +24,7 @@ from tlkit.evaluation.batch_checks import (
 )
 from tlkit.evaluation.checks import check_targets
 from tlkit.evaluation.dataset_length import check_end
+from tlkit.evaluation.example_checks import check_example_split, check_kind
 from tlkit.models.model_spec import UNIT, ModelSpec, describe_model
 
 Images: TypeAlias = ImageSplit | tf.data.Dataset
@@ -52,9 +53,9 @@ def check_images(
         labels: How strictly their labels are checked.
 
     Raises:
-        ArgumentError: `images` has another type; the model takes other inputs (text, one channel,
-            another size, a flat vector, pixels 0...255 instead of 0...1, or vice versa); a data set
-            is not batched, has no labels or is infinite.
+        ArgumentError: `images` has another type; the model takes other inputs (text, whole numbers,
+            one channel, another size, a flat vector, pixels 0...255 instead of 0...1, or vice
+            versa); a data set is not batched, has no labels or is infinite.
         DataError: There are no images; a label is not a class of the model; values or weights are
             not finite.
 
@@ -252,13 +253,7 @@ def _check_elements(element: Any, batch_check: _BatchCheck) -> None:
             "labels))`; convert ragged tensors with `.to_tensor()`, sparse ones with "
             "`tf.sparse.to_dense`."
         )
-    if (inputs.dtype == tf.string) != spec.takes_text:
-        kinds = ("text", "numbers") if spec.takes_text else ("numbers", "text")
-        raise ArgumentError(
-            f"`{argument}` must contain {kinds[0]}, which model={spec.name!r} takes. Received: "
-            f"{kinds[1]}, {inputs.dtype.name}. Pass the inputs it was built for, or build it with "
-            f"keras.Input(..., dtype={inputs.dtype.name!r})."
-        )
+    check_kind(argument, inputs.dtype.name, spec)
     is_unbatched = any(one.shape.rank == 0 for one in (inputs, *others))
     rank, matched = inputs.shape.rank, None
     if rank is not None:
@@ -289,7 +284,22 @@ def _is_compatible(shape: tuple[int | None, ...] | None, spec: ModelSpec) -> boo
 
 
 def _check_split(argument: str, split: ImageSplit, spec: ModelSpec, labels: Labels) -> None:
-    """Checks a split without reading images."""
+    """Checks a split without reading image files."""
+    if split.has_images:
+        _check_image_size(argument, split, spec)
+    else:
+        check_example_split(argument, split, spec)
+    if not split.num_images:
+        raise DataError(
+            f"`{argument}` must contain images. Received: none. Add images, or pass None."
+        )
+    if labels in ("soft", "exact"):
+        check_targets(
+            split.labels, spec.kind, split.num_images, spec.num_classes, argument=argument
+        )
+
+
+def _check_image_size(argument: str, split: ImageSplit, spec: ModelSpec) -> None:
     check_takes_images(argument, spec, split.channels)
     sides = spec.input_shape[1:3]
     if any(
@@ -298,14 +308,6 @@ def _check_split(argument: str, split: ImageSplit, spec: ModelSpec, labels: Labe
         raise ArgumentError(
             f"`{argument}` must have the image size of the model, {sides}. Received: image_size="
             f"{split.image_size}. Load them with load_folder(..., image_size={sides})."
-        )
-    if not split.num_images:
-        raise DataError(
-            f"`{argument}` must contain images. Received: none. Add images, or pass None."
-        )
-    if labels in ("soft", "exact"):
-        check_targets(
-            split.labels, spec.kind, split.num_images, spec.num_classes, argument=argument
         )
 
 
@@ -326,6 +328,8 @@ def check_takes_images(argument: str, spec: ModelSpec, channels: int) -> None:
         if spec.takes_images and spec.input_shape[-1] == GREY
         else f"Build it with build_classifier(..., channels={channels})"
     )
+    if not spec.takes_images:
+        remedy = "Load what it takes with load_examples"
     raise ArgumentError(
         f"`model` must take images (batch, height, width, {channels}), as in `{argument}`. "
         f"Received: model={spec.name!r}, which takes {accepted}. {remedy}, or pass a "

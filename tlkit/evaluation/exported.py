@@ -1,11 +1,11 @@
 """Finds and loads SavedModels that `export_model` wrote."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tlkit.errors import ArgumentError, ExportError
 from tlkit.evaluation.thresholds import Threshold, check_threshold
@@ -52,6 +52,8 @@ class ExportedModel:
             names = (root / "assets" / CLASS_NAMES_FILE).read_text("utf-8")
             about = json.loads((root / "assets" / SERVING_FILE).read_text("utf-8"))
             *lines, rest = names.split("\n")
+            if "input" in about:
+                raise _not_of_images(root, about["input"])
             if rest or not lines or about["kind"] not in KINDS:
                 raise ValueError("unterminated names or unknown kind of head")
             self.class_names: tuple[str, ...] = tuple(lines)
@@ -96,3 +98,12 @@ class ExportedModel:
                 f"A SavedModel must be intact. Received: {str(self._root)!r}, which is damaged. "
                 "Export it again."
             ) from error
+
+
+def _not_of_images(root: Path, given: Mapping[str, Any]) -> ExportError:
+    """Returns the error for a SavedModel whose settings say that it takes other inputs."""
+    return ExportError(
+        f"A SavedModel must take images to be used here. Received: {str(root)!r}, which takes "
+        f"{given['name']} ({given['dtype']}). Call it with TensorFlow: "
+        f"tf.saved_model.load(path).signatures['serving_default']({given['name']}=...)."
+    )

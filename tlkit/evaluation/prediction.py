@@ -1,7 +1,7 @@
 """Predictions for image files and arrays, by models in memory and exported models."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import keras
@@ -9,11 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.checksums import file_reader
+from tlkit.data.examples import examples_of
 from tlkit.data.file_decoding import file_decoder
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.settings import GREY, RESIZES, RGB, STRETCH
 from tlkit.errors import ArgumentError, check_choice, check_count
 from tlkit.evaluation.data_checks import check_takes_pixels
+from tlkit.evaluation.example_checks import check_examples
 from tlkit.evaluation.forward import forward_of
 from tlkit.evaluation.image_files import (
     CheckedFiles,
@@ -91,10 +93,12 @@ def predict(
     must be usable.
 
     Args:
-        model: A model from pixels 0...255 to logits or probabilities.
+        model: A model from pixels 0...255, or from inputs of another kind, to logits or
+            probabilities.
         images: One image file or several; or pixels 0...255, one image `(height, width, 3)` or a
             batch `(n, height, width, 3)`, which are rounded and resized to the model's size. A
-            model of other channels takes as many; files are decoded for 3 and for 1.
+            model of other channels takes as many; files are decoded for 3 and for 1. For a model
+            that takes no images, its inputs, `(n, ...)`, such as a list of texts.
         class_names: The class names in the order of the model's outputs.
         threshold: The probability, 0...1, from which a multi-label head assigns a label: one for
             all labels, or one for each in the order of the outputs. That of a run is
@@ -121,10 +125,15 @@ def predict(
     thresholds = check_threshold(threshold, len(names))
     check_count("batch_size", batch_size)
     check_choice("resize", resize, RESIZES)
-    image_shape = image_shape_of(model)
-    forward = forward_of(model)
     paths: tuple[str | None, ...]
     files_given: CheckedFiles | None = None
+    if not (spec := describe_model(model)).takes_images:
+        examples = examples_of("images", images)
+        check_examples("images", examples, spec)
+        return _predict_batches(
+            model, _batches_of(examples, batch_size), names, thresholds, (None,) * len(examples)
+        )
+    image_shape = image_shape_of(model)
     if are_paths(images):
         files_given = check_given_files(images, max_pixels, "images")
         paths = files_given.usable
@@ -134,13 +143,30 @@ def predict(
         pixels = pixels_of(images, channels=image_shape[-1])
         paths = (None,) * len(pixels)
         batches = _resized_batches(pixels, image_shape[:2], batch_size, resize)
-    rows = [np.empty((0, len(names)), np.float32)]
+    predictions = _predict_batches(model, batches, names, thresholds, paths)
+    return predictions if files_given is None else _add_unusable_files(predictions, files_given)
+
+
+def _predict_batches(
+    model: keras.Model,
+    batches: Iterable[tf.Tensor],
+    class_names: Sequence[str],
+    thresholds: Threshold,
+    paths: Sequence[str | None],
+) -> tuple[Prediction, ...]:
+    """Returns the prediction for each input of some batches, which are `len(paths)` in all."""
+    forward = forward_of(model)
+    rows = [np.empty((0, len(class_names)), np.float32)]
     with bar("prediction", len(paths), "images") as advance:
         for batch in batches:
             rows.append(np.asarray(probabilities_of(forward(batch), model)))
             advance(len(batch))
-    predictions = predictions_from(np.concatenate(rows), names, head_kind(model), thresholds, paths)
-    return predictions if files_given is None else _add_unusable_files(predictions, files_given)
+    return predictions_from(np.concatenate(rows), class_names, head_kind(model), thresholds, paths)
+
+
+def _batches_of(examples: np.ndarray, batch_size: int) -> Iterator[tf.Tensor]:
+    for start in range(0, len(examples), batch_size):
+        yield tf.constant(examples[start : start + batch_size])
 
 
 def _add_unusable_files(
@@ -202,10 +228,13 @@ def image_shape_of(model: keras.Model) -> tuple[int, int, int]:
     """
     spec = describe_model(model)
     shape = spec.input_shape
-    if len(shape) != 4 or None in shape[1:]:
+    if not spec.takes_images or None in shape[1:]:
+        remedy = "Build it with `image_size=`."
+        if not spec.takes_images:
+            remedy = f"It takes {spec.input_dtype}: this works on images only."
         raise ArgumentError(
             "`model` must take images of one fixed size, (batch, height, width, 3). "
-            f"Received: a model of input_shape={shape}. Build it with `image_size=`."
+            f"Received: a model of input_shape={shape}. {remedy}"
         )
     check_takes_pixels(spec)
     height, width, channels = (int(side or 0) for side in shape[1:])

@@ -7,14 +7,15 @@ import tensorflow as tf
 
 from tlkit.evaluation.prediction import image_shape_of
 from tlkit.models.heads import probabilities as probabilities_of
+from tlkit.models.model_spec import describe_model
 
 
 def classifying_function(model: keras.Model) -> Any:
     """Returns a `tf.function` from pixels to probabilities, with the preprocessing inside.
 
-    It takes `images`, uint8 `(n, height, width, channels)`, 0...255, RGB, and returns
-    "probabilities", float32 `(n, num_classes)`, and "class_id", int64 `(n,)`, the most probable
-    class.
+    For a model of images, it takes `images`, uint8 `(n, height, width, channels)`, 0...255, RGB,
+    and for another model `inputs`, see `input_spec_of`. It returns "probabilities", float32 `(n,
+    num_classes)`, and "class_id", int64 `(n,)`, the most probable class.
 
     Args:
         model: From pixels 0...255 of a fixed image size to logits or probabilities, in float32.
@@ -27,12 +28,32 @@ def classifying_function(model: keras.Model) -> Any:
         >>> classifying_function(model)(np.zeros((1, 2, 2, 3), np.uint8))["probabilities"].numpy()
         array([[0.5, 0.5]], dtype=float32)
     """
-    images_spec = tf.TensorSpec([None, *image_shape_of(model)], tf.uint8, "images")
 
-    @tf.function(input_signature=[images_spec], autograph=False)
-    def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = model(tf.cast(images, tf.float32), training=False)
+    @tf.function(input_signature=[input_spec_of(model)], autograph=False)
+    def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        given = tf.cast(inputs, tf.float32) if inputs.dtype == tf.uint8 else inputs
+        outputs = model(given, training=False)
         probabilities = probabilities_of(outputs, model)
         return {"probabilities": probabilities, "class_id": tf.argmax(probabilities, axis=1)}
 
     return classify
+
+
+def input_spec_of(model: keras.Model) -> tf.TensorSpec:
+    """Returns what an exported model takes: "images", uint8, or "inputs" as the model takes them.
+
+    Raises:
+        ArgumentError: It takes images that are not of one fixed size, see `image_shape_of`.
+
+    Example:
+        >>> import keras
+        >>> from tlkit.export.classifying import input_spec_of
+        >>> spectra = keras.Input((64, 1))
+        >>> flat = keras.layers.Flatten()(spectra)
+        >>> input_spec_of(keras.Model(spectra, keras.layers.Dense(2)(flat)))
+        TensorSpec(shape=(None, 64, 1), dtype=tf.float32, name='inputs')
+    """
+    spec = describe_model(model)
+    if spec.takes_images:
+        return tf.TensorSpec([None, *image_shape_of(model)], tf.uint8, "images")
+    return tf.TensorSpec(spec.input_shape, spec.input_dtype, "inputs")

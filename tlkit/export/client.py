@@ -4,10 +4,10 @@ It is a program of its own and is not imported by the package:
 
     python -P client.py RUNTIME MODEL IMAGES.npy ANSWERS.npz
 
-IMAGES are uint8 `(n, height, width, 3)`. ANSWERS holds `outputs`, float32 `(n, num_outputs)`, which
-are probabilities, or the model's outputs for a .keras file; `load_seconds`, the time from loading
-to the first output, without importing the runtime; and `milliseconds_per_image`, the median over
-single images.
+IMAGES are uint8 `(n, height, width, 3)`, or inputs of another kind as the model takes them, texts
+as fixed-size bytes. ANSWERS holds `outputs`, float32 `(n, num_outputs)`, which are probabilities,
+or the model's outputs for a .keras file; `load_seconds`, the time from loading to the first output,
+without importing the runtime; and `milliseconds_per_image`, the median over single images.
 """
 
 import os
@@ -60,7 +60,8 @@ def load_with_ai_edge_litert() -> Callable[[str], Predict]:
 
     def open_model(path: str) -> Predict:
         runner = Interpreter(path, num_threads=os.cpu_count()).get_signature_runner()
-        return lambda images: runner(images=images)["probabilities"]
+        (name,) = runner.get_input_details()
+        return lambda images: runner(**{name: images})["probabilities"]
 
     return open_model
 
@@ -71,7 +72,8 @@ def load_with_onnxruntime() -> Callable[[str], Predict]:
 
     def open_model(path: str) -> Predict:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        return lambda images: session.run(["probabilities"], {"images": images})[0]
+        name = session.get_inputs()[0].name
+        return lambda images: session.run(["probabilities"], {name: images})[0]
 
     return open_model
 
@@ -82,9 +84,11 @@ def load_with_tensorflow() -> Callable[[str], Predict]:
 
     def open_model(path: str) -> Predict:
         loaded = tf.saved_model.load(path)
-        pixels = loaded.signatures["pixels"]
-        pixels.loaded = loaded  # keeps the variables alive
-        return lambda images: pixels(images=tf.constant(images))["probabilities"].numpy()
+        takes_pixels = "pixels" in loaded.signatures
+        signature = loaded.signatures["pixels" if takes_pixels else "serving_default"]
+        signature.loaded = loaded  # keeps the variables alive
+        (name,) = signature.structured_input_signature[1]
+        return lambda images: signature(**{name: tf.constant(images)})["probabilities"].numpy()
 
     return open_model
 
@@ -97,7 +101,8 @@ def load_with_keras() -> Callable[[str], Predict]:
     def open_model(path: str) -> Predict:
         model = keras.saving.load_model(path, compile=False)
         forward = tf.function(model, reduce_retracing=True, autograph=False)
-        return lambda images: forward(images.astype(np.float32), training=False).numpy()
+        dtype = model.inputs[0].dtype
+        return lambda images: forward(tf.cast(images, dtype), training=False).numpy()
 
     return open_model
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.export.classifying import classifying_function
+from tlkit.export.classifying import classifying_function, input_spec_of
 from tlkit.utils.tensorflow_private import with_constants
 
 
@@ -56,7 +56,7 @@ def constant_graph(model: keras.Model) -> ConstantGraph:
     names = sorted(concrete.structured_outputs)  # the order of a function's flat outputs
     return ConstantGraph(
         graph_def=graph_def,
-        input_names={frozen.inputs[0].name: "images"},
+        input_names={frozen.inputs[0].name: input_spec_of(model).name},
         output_names=dict(zip((x.name for x in frozen.outputs), names, strict=True)),
     )
 

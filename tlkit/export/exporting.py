@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,15 +33,26 @@ from tlkit.evaluation.prediction import (
     predictions_from,
 )
 from tlkit.evaluation.rejection import Rejection, check_rejection
-from tlkit.evaluation.thresholds import THRESHOLD, check_threshold
+from tlkit.evaluation.thresholds import THRESHOLD, Threshold, check_threshold
+from tlkit.export.answers import Answering, Answers
+from tlkit.export.example_model import (
+    ExampleServing,
+    check_example_formats,
+    example_samples,
+    run_example_model,
+    sample_array,
+    write_example_model,
+)
 from tlkit.export.formats import EXPORT_FORMATS, check_packages
 from tlkit.export.labels import add_labels
 from tlkit.export.litert import write_litert
 from tlkit.export.onnx import write_onnx
 from tlkit.export.parity import ParityReport, check_parity, difference_error
-from tlkit.export.saved_model import Answers, Serving, run_saved_model, write_saved_model
+from tlkit.export.saved_model import Serving, run_saved_model, write_saved_model
 from tlkit.models.graph import model_ends
 from tlkit.models.heads import head_kind
+from tlkit.models.model_spec import describe_model
+from tlkit.models.vocabularies import config_with_vocabulary
 from tlkit.utils.files import written_aside
 from tlkit.utils.formatting import megabytes
 from tlkit.utils.text_repr import ShownAsText
@@ -131,11 +143,15 @@ def export_model(
     the requested ones of `saved_model/`, `model.keras`, `model.tflite`, `model_float16.tflite`,
     `model_int8.tflite` and `model.onnx`.
 
-    The SavedModel takes contents of image files, or pixels, and returns probabilities, class names
-    and class numbers; see `tlkit.export.saved_model`. The other formats take pixels and include the
-    preprocessing and the class names; see `tlkit.export.labels`. All compute in float32, whatever
-    the model's policy for training is (except for the rounded weights of "litert_float16" and
-    "litert_int8"), and hold no training state. `model` is left unchanged.
+    The SavedModel of a model of images takes contents of image files, or pixels, and returns
+    probabilities, class names and class numbers; see `tlkit.export.saved_model`. The other formats
+    take pixels and include the preprocessing and the class names; see `tlkit.export.labels`. All
+    compute in float32, whatever the model's policy for training is (except for the rounded weights
+    of "litert_float16" and "litert_int8"), and hold no training state. `model` is left unchanged.
+
+    A model that takes no images is exported in the same way, but `samples` must be given: its
+    SavedModel takes `texts`, strings, or `inputs`, numbers. Only "saved_model" and "keras" hold the
+    vocabulary of a model that takes texts.
 
     Before anything is written to `path`, images are passed through the model in memory, the
     reloaded .keras file (which is written for this even if it was not requested) and both
@@ -145,13 +161,15 @@ def export_model(
     `tlkit.export.formats`.
 
     Args:
-        model: From pixels 0...255 of a fixed image size to logits or probabilities.
+        model: From pixels 0...255 of a fixed image size, or from inputs of another kind, to
+            logits or probabilities.
         path: A folder that does not exist or is empty.
         class_names: Class names in the order of the model's outputs, each on one line.
         formats: One or several of "saved_model", "keras", "litert", "litert_float16",
             "litert_int8" and "onnx". All but the first two need tlkit[export].
         samples: Images to compare on: files, or pixels 0...255 `(n, height, width, 3)`. By
-            default, two images that come with scikit-learn, and six views of them.
+            default, two images that come with scikit-learn, and six views of them. For other
+            models, some of their inputs, `(n, ...)`, such as texts.
         threshold: Lowest probability, 0...1, for which a multi-label head gives a label: one for
             all labels, or one for each in their order. The SavedModel applies it; clients of the
             other formats must, and find it in the settings, as a number or a list.
@@ -188,19 +206,14 @@ def export_model(
     path = _check_path(path)
     check_count("max_pixels", max_pixels)
     check_choice("resize", resize, RESIZES)
-    image_shape = image_shape_of(model)
-    _check_channels(image_shape, formats)
-    serving = Serving(
+    given = _Given(
         class_names=_check_lines(check_class_names(class_names, num_classes_of(model))),
-        kind=head_kind(model),
-        image_size=image_shape[:2],
-        channels=image_shape[-1],
         threshold=check_threshold(threshold, num_classes_of(model)),
         max_pixels=max_pixels,
         rejection=None if rejection is None else check_rejection(rejection, model),
         resize=resize,
     )
-    compared = _ParitySamples.of(samples, serving)
+    serving, compared = _serving_and_samples(model, formats, samples, given)
     model = _in_float32(model)
     with tf.device(_CPU):
         expected = serving.answers(model, compared.images)
@@ -225,7 +238,7 @@ def export_model(
             name: check_parity(
                 name,
                 paths[name],
-                compared.images.numpy(),
+                sample_array(compared.images),
                 expected["probabilities"].numpy(),
                 model=model,
                 threshold=serving.threshold,
@@ -260,6 +273,45 @@ def _report_format(
     )
 
 
+@dataclass(frozen=True)
+class _Given:
+    """The arguments of `export_model` on serving, checked."""
+
+    class_names: tuple[str, ...]
+    threshold: Threshold
+    max_pixels: int
+    rejection: Rejection | None
+    resize: str
+
+
+def _serving_and_samples(
+    model: keras.Model, formats: tuple[str, ...], samples: Any, given: _Given
+) -> "tuple[Serving | ExampleServing, _ParitySamples]":
+    """Returns how the model's outputs become answers, and the inputs to compare on."""
+    kind, spec = head_kind(model), describe_model(model)
+    if not spec.takes_images:
+        check_example_formats(formats, spec, given.resize)
+        inputs = example_samples(samples, spec)
+        shape, dtype = spec.input_shape[1:], spec.input_dtype
+        answering = ExampleServing(
+            given.class_names, kind, shape, dtype, given.threshold, given.rejection
+        )
+        return answering, _ParitySamples((), inputs)
+    image_shape = image_shape_of(model)
+    _check_channels(image_shape, formats)
+    serving = Serving(
+        class_names=given.class_names,
+        kind=kind,
+        image_size=image_shape[:2],
+        channels=image_shape[-1],
+        threshold=given.threshold,
+        max_pixels=given.max_pixels,
+        rejection=given.rejection,
+        resize=given.resize,
+    )
+    return serving, _ParitySamples.of(samples, serving)
+
+
 def _check_channels(image_shape: tuple[int, int, int], formats: Sequence[str]) -> None:
     if image_shape[-1] not in (GREY, RGB) and "saved_model" in formats:
         raise ArgumentError(
@@ -288,7 +340,7 @@ def _write_for_other_runtimes(
 class _ParitySamples:
     """The images to compare on: contents of files, and decoded, uint8 (n, height, width, channels).
 
-    There are no files of images with other channels than 3 and 1.
+    There are no files of images with other channels than 3 and 1, nor of inputs of another kind.
     """
 
     image_bytes: tuple[bytes, ...]
@@ -351,15 +403,24 @@ def _in_float32(model: keras.Model) -> keras.Model:
     A model that already computes in float32 shares its layers with the result; layers of others
     are copied.
     """
-    if all(layer.dtype_policy.name == "float32" for layer in _all_layers(model)):
+    if not any(map(_is_in_other_floats, _all_layers(model))):
         return keras.Model(*model_ends(model), name=model.name)
 
     def rebuild(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+        config = config_with_vocabulary(layer)
+        return type(layer).from_config(
+            config | ({"dtype": "float32"} if _is_in_other_floats(layer) else {})
+        )
 
     copy = keras.models.clone_model(model, clone_function=rebuild, recursive=True)
     copy.set_weights(model.get_weights())
     return copy
+
+
+def _is_in_other_floats(layer: keras.layers.Layer) -> bool:
+    """Whether a layer computes in other floating-point numbers; layers of words in none at all."""
+    policy = layer.dtype_policy
+    return policy.name != "float32" and "float" in str(policy.compute_dtype)
 
 
 def _all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
@@ -372,7 +433,7 @@ def _write_and_run_keras(
     model: keras.Model,
     file: Path,
     compared: _ParitySamples,
-    serving: Serving,
+    serving: Answering,
     about: dict[str, object],
 ) -> tuple[Answers, ...]:
     file.parent.mkdir(exist_ok=True)
@@ -391,15 +452,19 @@ def _write_and_run_keras(
 
 
 def _write_and_run_saved_model(
-    model: keras.Model, folder: Path, compared: _ParitySamples, serving: Serving
+    model: keras.Model, folder: Path, compared: _ParitySamples, serving: Serving | ExampleServing
 ) -> tuple[Answers, ...]:
+    if isinstance(serving, ExampleServing):
+        write_example_model(model, folder, serving)
+        with tf.device(_CPU):
+            return run_example_model(folder, compared.images)
     write_saved_model(model, folder, serving)
     with tf.device(_CPU):
         return run_saved_model(folder, compared.image_bytes, compared.images)
 
 
 def _compare(
-    name: str, all_answers: tuple[Answers, ...], expected: Answers, serving: Serving
+    name: str, all_answers: tuple[Answers, ...], expected: Answers, serving: Answering
 ) -> float:
     """Returns the largest difference of a probability or OOD score; raises if it is too large.
 
@@ -438,7 +503,7 @@ def _is_known_consistent(answers: Answers, rejection: Rejection | None) -> bool:
     return np.array_equal(answers["known"].numpy(), expected)
 
 
-def _are_labels_consistent(answers: Answers, serving: Serving) -> bool:
+def _are_labels_consistent(answers: Answers, serving: Answering) -> bool:
     probabilities = answers["probabilities"].numpy()
     predictions = predictions_from(
         probabilities,

@@ -11,6 +11,7 @@ from tlkit.data.settings import GREY, RESIZES, RGB
 from tlkit.errors import ExportError
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.prediction import image_shape_of
+from tlkit.export.classifying import input_spec_of
 from tlkit.export.constant_graph import constant_graph
 from tlkit.export.formats import EXPORT_FORMATS, check_packages
 from tlkit.utils.tensorflow_logging import unlogged
@@ -30,8 +31,9 @@ def write_onnx(
 
     It takes `images`, uint8 `(batch, height, width, channels)`, RGB, 0...255, and returns
     `probabilities`, float32 `(batch, num_classes)`, and `class_id`, int64 `(batch,)`. The caller
-    must decode and resize images; the model's description says how. Its metadata hold
-    `class_names`, a JSON list, and `serving`, the settings in JSON.
+    must decode and resize images; the model's description says how. A model of other inputs takes
+    `inputs`, in its own shape and type. Its metadata hold `class_names`, a JSON list, and
+    `serving`, the settings in JSON.
 
     Args:
         model: Takes pixels 0...255 of a fixed image size; computes in float32.
@@ -56,13 +58,9 @@ def write_onnx(
 
     names = check_class_names(class_names, num_classes_of(model))
     converted = _convert(model)
-    height, width, channels = image_shape_of(model)
-    kind = {GREY: "grey", RGB: "RGB"}.get(channels, f"{channels}-channel")
-    resize = (about or {}).get("resize")
-    resizing = "" if resize is None else f", {RESIZES[resize]}"
     converted.doc_string = (
-        f"images: uint8 {kind} values 0...255, {width} x {height} pixels{resizing}; preprocessing "
-        "is part of the model. probabilities and class_id: in the order of class_names."
+        f"{_input_text(model, (about or {}).get('resize'))}; preprocessing is part of the model. "
+        "probabilities and class_id: in the order of class_names."
     )
     for value in (*converted.graph.input, *converted.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
@@ -77,6 +75,18 @@ def write_onnx(
     file = folder / EXPORT_FORMATS["onnx"].path
     onnx.save(converted, file)
     return file
+
+
+def _input_text(model: keras.Model, resize: str | None) -> str:
+    """Returns what the exported model takes, in words."""
+    spec = input_spec_of(model)
+    if spec.name != "images":
+        shape = ", ".join("any" if side is None else str(side) for side in spec.shape[1:])
+        return f"{spec.name}: {spec.dtype.name} ({', '.join(filter(None, ('batch', shape)))})"
+    height, width, channels = image_shape_of(model)
+    kind = {GREY: "grey", RGB: "RGB"}.get(channels, f"{channels}-channel")
+    resizing = "" if resize is None else f", {RESIZES[resize]}"
+    return f"images: uint8 {kind} values 0...255, {width} x {height} pixels{resizing}"
 
 
 def _convert(model: keras.Model) -> Any:

@@ -3,9 +3,10 @@
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,17 +14,15 @@ import tensorflow as tf
 from tlkit.data.decoding import decoder
 from tlkit.data.settings import RGB, STRETCH
 from tlkit.evaluation.exported import CLASS_NAMES_FILE, SERVING_FILE
-from tlkit.evaluation.rejection import Rejection, ood_scores, with_features
+from tlkit.evaluation.rejection import Rejection
 from tlkit.evaluation.thresholds import Threshold
-from tlkit.models.heads import probabilities as probabilities_of
+from tlkit.export.answers import Answering, Answers
 from tlkit.utils.tensorflow_logging import unlogged
 from tlkit.utils.text_repr import in_json
 
-Answers = dict[str, tf.Tensor]
-
 
 @dataclass(frozen=True)
-class Serving:
+class Serving(Answering):
     """How a model's outputs become answers: probabilities, labels and class numbers.
 
     Attributes:
@@ -64,66 +63,16 @@ class Serving:
         }
         return about | ({"rejection": self.rejection.as_dict()} if self.rejection else {})
 
-    def answers(
-        self, model: keras.Model, images: tf.Tensor, neighbours: tf.Tensor | None = None
-    ) -> Answers:
-        """Returns the outputs of the SavedModel's signatures.
-
-        Args:
-            model: The model; computes in float32.
-            images: uint8, `(n, height, width, channels)`; n may be 0.
-            neighbours: The neighbours of `rejection` if a graph holds them in a variable.
-
-        Returns:
-            "probabilities" float32 `(n, num_classes)`, "label" string `(n,)`, "class_id" int64
-            `(n,)`. For a multi-label head the label holds the names of all classes with at least
-            the threshold's probability, joined with ", ", and the class number is that of the
-            highest probability. With a `rejection` also "novelty" float32 `(n,)`, the OOD score,
-            and "known" bool `(n,)`, whether the score is at most the rejection's threshold.
-        """
-        # oneDNN's convolutions give an empty batch a wrong shape: one image is added and removed
-        num_images = tf.shape(images)[0]
-        padding = tf.zeros((tf.cast(num_images == 0, tf.int32), *images.shape[1:]), tf.float32)
-        pixels = tf.concat([tf.cast(images, tf.float32), padding], axis=0)
-        if self.rejection is None:
-            outputs, rejected = model(pixels, training=False), {}
-        else:
-            features, outputs = with_features(model)(pixels, training=False)
-            rejected = _rejected(features[:num_images], self.rejection, neighbours)
-        probabilities = probabilities_of(outputs, model)[:num_images]
-        probabilities = tf.ensure_shape(probabilities, (None, len(self.class_names)))
-        class_ids = tf.argmax(probabilities, axis=1, output_type=tf.int64)
-        names = tf.constant(self.class_names)
-        if self.kind == "multi_label":
-            # Without a label, a row's segment is empty and the result is "".
-            thresholds = tf.constant(self.threshold, tf.float32)
-            rows_and_columns = tf.where(probabilities >= thresholds)
-            labels = tf.strings.unsorted_segment_join(
-                tf.gather(names, rows_and_columns[:, 1]),
-                rows_and_columns[:, 0],
-                tf.shape(probabilities, out_type=tf.int64)[0],
-                separator=", ",
-            )
-        else:
-            labels = tf.gather(names, class_ids)
-        answers = {"probabilities": probabilities, "label": labels, "class_id": class_ids}
-        return answers | rejected
-
-
-def _rejected(
-    features: tf.Tensor, rejection: Rejection, neighbours: tf.Tensor | None
-) -> dict[str, tf.Tensor]:
-    stored = rejection.neighbours if neighbours is None else neighbours
-    distances = ood_scores(features, stored, rejection.num_neighbours)
-    # compared in float32, in which the threshold was chosen
-    return {"novelty": distances, "known": distances <= rejection.threshold}
+    def model_inputs(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns images, uint8, as float32."""
+        return tf.cast(inputs, tf.float32)
 
 
 def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> None:
     """Writes a SavedModel with the signatures "serving_default" and "pixels".
 
     "serving_default" takes `image_bytes`, string `(n,)`, contents of image files; "pixels" takes
-    `images`, uint8 `(n, height, width, channels)`. Both return `Serving.answers`. The assets are
+    `images`, uint8 `(n, height, width, channels)`. Both return `Answering.answers`. The assets are
     class_names.txt, one name per line in UTF-8, and serving.json, the settings of `serving`. The
     SavedModel uses TensorFlow's own operations only and loads without tlkit and Keras.
 
@@ -154,9 +103,30 @@ def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> Non
         return from_pixels(images)
 
     module = tf.Module()
+    module.neighbours = neighbours
+    save_module(
+        module, model, folder, serving, {"serving_default": from_bytes, "pixels": from_pixels}
+    )
+
+
+def save_module(
+    module: tf.Module,
+    model: keras.Model,
+    folder: Path,
+    serving: Answering,
+    functions: Mapping[str, Any],
+) -> None:
+    """Saves functions of a model as a SavedModel with class names and settings as its assets.
+
+    Args:
+        module: Tracks what the functions read besides the model's variables.
+        model: The model.
+        folder: The folder to write.
+        serving: How outputs become answers.
+        functions: A `tf.function` with an input signature for each signature of the SavedModel.
+    """
     # The variables themselves: tracking the layers would write Keras's own functions too.
     module.weights = [variable.value for variable in model.variables]
-    module.neighbours = neighbours
     # TensorFlow would log its target in notebooks: a folder that is renamed right afterwards
     without_log = unlogged("tensorflow", below=logging.WARNING)
     with tempfile.TemporaryDirectory() as assets, without_log:
@@ -165,8 +135,7 @@ def write_saved_model(model: keras.Model, folder: Path, serving: Serving) -> Non
             module,
             str(folder),
             signatures={
-                "serving_default": from_bytes.get_concrete_function(),
-                "pixels": from_pixels.get_concrete_function(),
+                name: function.get_concrete_function() for name, function in functions.items()
             },
         )
 
@@ -182,7 +151,7 @@ def run_saved_model(
     )
 
 
-def _write_assets(folder: Path, serving: Serving) -> list[tf.saved_model.Asset]:
+def _write_assets(folder: Path, serving: Answering) -> list[tf.saved_model.Asset]:
     contents = {
         CLASS_NAMES_FILE: "".join(f"{name}\n" for name in serving.class_names),
         SERVING_FILE: json.dumps(serving.as_dict(), indent=2) + "\n",

@@ -114,8 +114,7 @@ def head_feature_index(segmentation: Segmentation) -> int | None:
     start = segmentation.starts[-1]
     for index in range(start + 1, len(segmentation.cuts)):
         cut = segmentation.cuts[index]
-        is_kernel = any(operation.name == FIRST_OF_KERNEL for operation in cut.between)
-        if cut.parameters or _has_noise(cut) or is_kernel:
+        if cut.parameters or _has_noise(cut) or _is_first_of_kernel(cut):
             return index - 1
     return None
 
@@ -144,6 +143,11 @@ def name_groups(groups: Sequence[Sequence[keras.layers.Layer]]) -> list[str]:
     return [*names[:-1], "head"]
 
 
+def _is_first_of_kernel(cut: Cut) -> bool:
+    """Whether the first layer of a closed-form head computes a cut."""
+    return any(operation.name == FIRST_OF_KERNEL for operation in cut.between)
+
+
 def _without_padding(cuts: list[Cut]) -> list[Cut]:
     """Merges cuts after padding or cropping with the next, as they never end a block."""
     merged: list[Cut] = []
@@ -170,7 +174,9 @@ def _head_start(cuts: list[Cut]) -> int:
                 return index - 1
             break  # flattened before the first layer with weights: a stack of Dense layers
     weighted = [index for index, cut in enumerate(cuts) if cut.parameters]
-    start = weighted[-1] - 1 if weighted else 0
+    # without positions, all layers of a closed-form head belong to it, not only its last one
+    kernel = [index for index, cut in enumerate(cuts) if _is_first_of_kernel(cut)]
+    start = [*weighted, *kernel][-1] - 1 if weighted else 0
     while start > 0 and _has_noise(cuts[start]) and not cuts[start].parameters:
         start -= 1
     return max(start, 0)

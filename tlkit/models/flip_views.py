@@ -2,6 +2,7 @@
 
 import keras
 
+from tlkit.errors import ArgumentError
 from tlkit.models.compiling import compile_classifier
 from tlkit.models.graph import model_ends
 from tlkit.models.grown_names import GrownName
@@ -21,7 +22,8 @@ def average_flips(model: keras.Model) -> keras.Model:
             probabilities `(batch, num_outputs)`.
 
     Raises:
-        ArgumentError: The model is not functional, or has several inputs or outputs.
+        ArgumentError: The model is not functional, has several inputs or outputs, or takes no
+            images.
 
     Example:
         >>> import numpy as np, tlkit
@@ -32,6 +34,12 @@ def average_flips(model: keras.Model) -> keras.Model:
         True
     """
     pixels, _ = model_ends(model)
+    if len(pixels.shape) != 4:
+        raise ArgumentError(
+            "`model` must take images, (batch, height, width, channels), which can be flipped. "
+            f"Received: model={model.name!r}, which takes {tuple(pixels.shape)}. Use the "
+            "model as it is."
+        )
     views = [model(pixels), model(keras.ops.flip(pixels, axis=2))]
     # the name tells the kind of head, see `head_kind`
     name = str(GrownName(OUTPUT_NAMES[head_kind(model)], role="activation"))

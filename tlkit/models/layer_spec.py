@@ -17,6 +17,7 @@ from tlkit.errors import ArgumentError
 from tlkit.models.graph import model_ends, sorted_nodes
 from tlkit.models.grown_names import GrownName, grown_name_of, parse_name
 from tlkit.models.trainable import has_user_flags
+from tlkit.models.vocabularies import config_with_vocabulary
 from tlkit.utils.keras_private import operation_of
 
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -49,7 +50,7 @@ class LayerSpec:
     @property
     def config(self) -> dict[str, Any]:
         """The settings of the layer to build."""
-        return {**self.operation.get_config(), **self.changes}
+        return {**config_with_vocabulary(self.operation), **self.changes}
 
     @property
     def num_units(self) -> int:

@@ -11,6 +11,7 @@ from tlkit.errors import ArgumentError
 from tlkit.models.flattening import flat
 from tlkit.models.graph import model_ends, parameters, sorted_nodes
 from tlkit.models.heads import head_kind
+from tlkit.models.vocabularies import check_vocabularies
 
 PIXELS = (0.0, 255.0)
 UNIT = (0.0, 1.0)
@@ -166,7 +167,7 @@ def describe_model(model: keras.Model) -> ModelSpec:
     Raises:
         ArgumentError: The model is not functional, has several inputs or outputs, returns a
             dictionary, does not return one row of values for each image, or ends in a softmax
-            over a single output.
+            over a single output; or a layer that looks words up has no vocabulary.
 
     Example:
         >>> import tlkit
@@ -177,6 +178,7 @@ def describe_model(model: keras.Model) -> ModelSpec:
         ((None, 32, 32, 3), 2, (0.0, 255.0))
     """
     inputs = describe_inputs(model)
+    check_vocabularies(model)
     if isinstance(named := getattr(model, "output", None), dict):
         raise ArgumentError(
             "`model` must return one tensor. Received: "

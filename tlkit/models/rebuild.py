@@ -15,6 +15,7 @@ from tlkit.models.layer_spec import (
     Ref,
 )
 from tlkit.models.trainable import record_flags
+from tlkit.models.vocabularies import with_same_vocabularies
 
 Parts = dict[int, keras.KerasTensor]
 
@@ -37,7 +38,7 @@ def copy_layer(layer_spec: LayerSpec, name: str) -> keras.Operation:
     _check_activation(operation)
     try:
         if isinstance(operation, keras.Model):
-            return keras.models.clone_model(operation)
+            return with_same_vocabularies(operation)
         return type(operation).from_config({**layer_spec.config, "name": name})
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ArgumentError(

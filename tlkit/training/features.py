@@ -12,6 +12,7 @@ from itertools import chain
 import numpy as np
 import tensorflow as tf
 
+from tlkit.data.array_splits import content_of
 from tlkit.data.images import ImageSplit
 from tlkit.data.limits import DECODER_VERSION
 from tlkit.data.missing_files import missing_files_named
@@ -375,11 +376,4 @@ def _first_of_each(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def _digest(image: np.ndarray | bytes) -> str:
     """Returns a digest of one example's content: an image's pixels or a text's bytes."""
-    if isinstance(image, bytes) or image.dtype == object:
-        texts = [image] if isinstance(image, bytes) else image.ravel().tolist()
-        content = b"".join(b"%d %s" % (len(text), text) for text in texts)
-        return hashlib.blake2b(b"text" + content, digest_size=16).hexdigest()
-    shape = repr((image.shape, image.dtype.str)).encode()
-    return hashlib.blake2b(
-        shape + np.ascontiguousarray(image).tobytes(), digest_size=16
-    ).hexdigest()
+    return hashlib.blake2b(content_of(image), digest_size=16).hexdigest()

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tlkit.data.augmentation import AugmentLike, augmentation_of
+from tlkit.data.augmentation_checks import augmentation_for
 from tlkit.data.class_weighting import ClassWeightLike, weighting_of
 from tlkit.data.images import ImageData
 from tlkit.distribution.lost_workers import lost_worker_named
@@ -117,8 +118,9 @@ def fine_tune(
 
     Args:
         model: A classifier, changed in place.
-        data: The result of `load_folder`, `load_arrays` or `load_tfds`; or batches of images
-            `(batch, height, width, 3)`, 0...255, and labels, in a new order at each pass.
+        data: The result of a loader, such as `load_folder` or `load_examples`; or batches of images
+            `(batch, height, width, 3)`, 0...255, or of what the model takes, and labels, in a new
+            order at each pass.
         validation: Validation images, if `data` is a `tf.data.Dataset`.
         unfreeze: The first trainable group, see `set_trainable`; by default "all". "as_is" respects
             the layers' `trainable` flags (also those of batch normalisation, whatever `batch_norm`
@@ -325,6 +327,8 @@ def _resolved(
     metrics = check_metrics(metrics)
     check_callbacks(callbacks, recipe.schedule)
     source = source_of(model, data, validation)
+    augment = augmentation_for(recipe.augment, source.train)
+    recipe = dataclasses.replace(recipe, augment=augment)
     check_fits_source(recipe, source)
     check_loss_by_weights(recipe, loss, model, source)
     if stages is not None and unfreeze is not None:

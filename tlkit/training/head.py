@@ -111,8 +111,8 @@ def train_head(
 
     Args:
         model: A classifier; its head is changed in place.
-        data: The result of `load_folder`, `load_arrays` or `load_tfds`; or batches of images
-            `(batch, height, width, 3)`, 0...255, and labels.
+        data: The result of a loader, such as `load_folder` or `load_examples`; or batches of images
+            `(batch, height, width, 3)`, 0...255, or of what the model takes, and labels.
         validation: Validation images, if `data` is a `tf.data.Dataset`.
         head: "linear", "closed-form", or "auto": the closed form, unless the linear head is more
             accurate by more than two standard errors, or neither is ever wrong. They are compared

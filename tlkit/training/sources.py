@@ -55,8 +55,8 @@ def source_of(
         return Source(train, validation, None)
     if not isinstance(data, ImageData):
         raise ArgumentError(
-            "`data` must be the result of load_folder, load_arrays or load_tfds, or a "
-            f"tf.data.Dataset. Received: data of type {type(data).__name__}."
+            "`data` must be the result of load_folder, load_arrays, load_examples or load_tfds, "
+            f"or a tf.data.Dataset. Received: data of type {type(data).__name__}."
         )
     if validation is not None:
         raise ArgumentError(
@@ -110,7 +110,8 @@ def steps_in_epoch(images: Images) -> int:
 
 
 def _check_classes(spec: ModelSpec, data: ImageData) -> None:
-    check_takes_images("data", spec, data.channels)
+    if data.has_images:
+        check_takes_images("data", spec, data.channels)
     if spec.num_classes != data.num_classes:
         raise ArgumentError(
             f"`model` must have one output per class. Received: {spec.num_outputs} outputs for "

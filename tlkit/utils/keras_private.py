@@ -179,6 +179,26 @@ def inverse_document_frequencies(layer: keras.layers.Layer) -> Any:
     return getattr(lookup, "idf_weights_const", None)
 
 
+def lookup_table(layer: keras.layers.Layer) -> Any:
+    """Returns the TensorFlow table in which a layer looks words up; `None` for other layers.
+
+    Why: a SavedModel must track the table, and tracking the layer would write Keras's own functions
+    too; a TextVectorization keeps it in a layer without a public name.
+
+    Where: https://github.com/keras-team/keras/blob/v3.15.1/keras/src/layers/preprocessing/text_vectorization.py
+    and https://github.com/keras-team/keras/blob/v3.15.1/keras/src/layers/preprocessing/index_lookup.py
+
+    Example:
+        >>> import keras
+        >>> from tlkit.utils.keras_private import lookup_table
+        >>> layer = keras.layers.StringLookup(vocabulary=["good", "bad"])
+        >>> int(lookup_table(layer).size()), lookup_table(keras.layers.ReLU())
+        (2, None)
+    """
+    lookup = layer._lookup_layer if isinstance(layer, keras.layers.TextVectorization) else layer
+    return getattr(lookup, "lookup_table", None)
+
+
 def is_graph_operation(operation: keras.Operation) -> bool:
     """Whether a graph's operation stands for code such as `x * 2` or `keras.ops.abs(x)`.
 
