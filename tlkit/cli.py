@@ -195,6 +195,7 @@ def _use_settings(context: typer.Context, file: Path | None) -> Path | None:
 
 Photos = Annotated[Path, _typer_parameter("photos")]
 Damaged = Annotated[str, _typer_parameter("damaged")]
+Decisions = Annotated[Path | None, _typer_parameter("decisions")]
 MaxMilliseconds = Annotated[float | None, _typer_parameter("max_milliseconds")]
 MaxMegabytes = Annotated[float | None, _typer_parameter("max_megabytes")]
 Distribute = Annotated[
@@ -463,6 +464,7 @@ def inspect(
     ] = False,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
     damaged: Damaged = "keep",
+    decisions: Decisions = None,
     as_json: Json = False,
 ) -> None:
     """Check a folder of images: counts, unreadable files, duplicates, leaks."""
@@ -471,7 +473,7 @@ def inspect(
 
     check_choice("damaged", damaged, DAMAGED)
     with phase("inspecting"):
-        listing = list_images(photos, argument="photos")
+        listing = list_images(photos, argument="photos", decisions=decisions)
         load_tensorflow_quietly()
         duplicates = None
         if not near_duplicates:
@@ -516,6 +518,7 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
     ] = False,
     batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
     max_pixels: Annotated[int | None, MaxPixels] = None,
+    decisions: Decisions = None,
     resume: Resume = True,
     as_json: Json = False,
 ) -> None:
@@ -537,6 +540,7 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
         align=align,
         batch_size=batch_size,
         max_pixels=max_pixels,
+        decisions=decisions,
         resume=resume,
     )
     _print_summary(grown, was_finished, as_json=as_json)

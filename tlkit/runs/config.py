@@ -65,6 +65,7 @@ _LEFT_OUT = {
     "train": None,
     "adapters": None,
     "damaged": KEEP,
+    "decisions": None,
     "head": None,
     "views": None,
     "resize": None,
@@ -378,6 +379,15 @@ class RunConfig:
             "keep|skip",
         ),
     )
+    decisions: str | None = field(
+        default=None,
+        metadata=option(
+            "CSV file of decisions about labels, made with tlkit review.",
+            IMAGES,
+            "FILE",
+            is_path=True,
+        ),
+    )
     as_given: Mapping[str, str] = field(init=False, compare=False, repr=False)
     kept: InitVar[bool] = False
 
@@ -438,7 +448,7 @@ class RunConfig:
             _ = content[name]
         known = [field.name for field in arguments_of(cls) if field.name in content]
         arguments = {name: content[name] for name in known}
-        for name in ("from_run", "backbone", "preprocessing", "weights", "old_photos"):
+        for name in ("from_run", "backbone", "preprocessing", "weights", "old_photos", "decisions"):
             check_type(arguments.get(name), str | None)
         check_type(arguments["photos"], str)
         check_type(arguments.get("backbones"), list | None)
@@ -463,7 +473,7 @@ class RunConfig:
         """
         as_given = {
             name: getattr(self, name)
-            for name in ("photos", "from_run")
+            for name in ("photos", "from_run", "decisions")
             if getattr(self, name) is not None
         }
         self._set("photos", absolute(self.photos))
@@ -484,8 +494,9 @@ class RunConfig:
                 self._set("resize", None)  # the same run as without it
             if self.channels == RGB:
                 self._set("channels", None)
-        if self.old_photos is not None:
-            self._set("old_photos", absolute(self.old_photos))
+        for name in ("old_photos", "decisions"):
+            if (path := getattr(self, name)) is not None:
+                self._set(name, absolute(path))
         self._check_combinations()
         self._check_last_training()
         return as_given

@@ -153,6 +153,7 @@ def forget_run(
     config = ForgetConfig(
         from_run=str(parent.path),
         photos=parent.run_record.config.photos,
+        decisions=parent.run_record.config.decisions,
         num_images=len(forgotten.images),
         fingerprint=fingerprint_of(forgotten.images),
         class_names=forgotten.class_names,

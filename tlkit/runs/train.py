@@ -159,6 +159,7 @@ def train_run(
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
     damaged: str = KEEP,
+    decisions: str | os.PathLike[str] | None = None,
     resume: bool = True,
     distribute: str | None = None,
     trackers: str | Tracker | Sequence[str | Tracker] | None = None,
@@ -262,6 +263,7 @@ def train_run(
             2**32 - 1.
         max_pixels: Images with more pixels are left out.
         damaged: "keep" or "skip", see `load_folder`.
+        decisions: CSV file of decisions about labels, see `load_folder`.
         resume: Whether a run in an existing directory may be resumed.
         distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by
             default. Several machines make the same call; only the chief writes. A run that was
@@ -302,6 +304,7 @@ def train_run(
         minutes=minutes, folds=folds, refit=refit, reject_unknown=reject_unknown,
         keep_statistics=keep_statistics, statistics_width=statistics_width,
         batch_size=batch_size, seed=seed, max_pixels=max_pixels, damaged=damaged,
+        decisions=None if decisions is None else os.fspath(decisions),
     )
     # fmt: on
     return make_run(
@@ -364,7 +367,12 @@ def make_run(
     if config.from_run is not None:
         parent = load_run(config.path_as_given("from_run"), "from_run")
     with phase("listing files"):
-        listing = list_images(photos, argument="photos")
+        listing = list_images(
+            photos,
+            argument="photos",
+            class_names=parent.class_names if parent else (),
+            decisions=config.path_as_given("decisions"),
+        )
     if out is None:
         log(location_message(directory))
     with phases(phases_of(config)):
