@@ -198,7 +198,9 @@ def _text(source: Path, table: _Table) -> str:
 def _check_header(header: Sequence[str], table: _Table) -> None:
     if sorted(header) != sorted(COLUMNS):
         raise table.error(
-            f"be {_FORM}", f"with the columns {', '.join(map(repr, header))} in its first line", _HOW
+            f"be {_FORM}",
+            f"with the columns {', '.join(map(repr, header))} in its first line",
+            _HOW,
         )
 
 
@@ -213,7 +215,9 @@ def _check_rows(rows: Sequence[_Row], table: _Table) -> None:
             )
         for name in ("file", "digest"):
             if not getattr(one, name):
-                raise table.error(f"have a {name} in every row", f"with none in line {row.line}", _HOW)
+                raise table.error(
+                    f"have a {name} in every row", f"with none in line {row.line}", _HOW
+                )
         if (one.decision == MOVE) != bool(one.new_label):
             found = f"with {one.decision!r} and new_label={one.new_label!r} in line {row.line}"
             raise table.error("have a new_label in rows that move an image only", found, _HOW)

@@ -72,9 +72,9 @@ def load_folder(
         damaged: "keep" uses damaged JPEG files as far as they can be decoded, "skip" leaves them
             out; the report lists them with the decoder's message. Files that cannot be decoded at
             all are always left out.
-        decisions: CSV file of decisions about labels, made with `review_labels`: images are moved to
-            other classes or set aside without changing a file. Its rows are checked before any
-            image is decoded.
+        decisions: CSV file of decisions about labels, made with `review_labels`: images are moved
+            to other classes or set aside, and no file is changed. It is checked before any image is
+            decoded.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
@@ -82,8 +82,8 @@ def load_folder(
             `resize` or `channels` is not one of these.
         DataError: `path` is not a folder of at least two classes with at least two images each;
             a class of validation or test is not in `train`; `class_names` differ from the folder's
-            classes; there are so few groups that a split would be empty; a decision names a file that
-            is not there, whose content or label has changed, or an unknown class.
+            classes; there are so few groups that a split would be empty; a decision names a file
+            that is not there, whose content or label has changed, or an unknown class.
 
     Example:
         >>> from pathlib import Path

@@ -16,7 +16,6 @@ from tlkit.data.reading import content_digest, read_image
 from tlkit.data.splits import ImageRecord
 from tlkit.errors import ArgumentError, DataError, RunError, quoted, some_of
 from tlkit.runs.clock import Clock
-from tlkit.runs.config import RunConfig
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import (
     STATISTICS_FILE,
@@ -32,10 +31,10 @@ from tlkit.runs.directory import (
 from tlkit.runs.forget_config import ForgetConfig, fingerprint_of
 from tlkit.runs.kept_statistics import load_run_statistics, write_statistics
 from tlkit.runs.known_images import (
-    ancestors,
     class_weight_of,
     image_folders,
     places_of,
+    seen_by_network,
     settings_of,
 )
 from tlkit.runs.outputs import (
@@ -214,7 +213,7 @@ def _make(config: ForgetConfig, forgotten: _Forgotten, parent: Run, context: Run
             if forgotten.class_names:
                 smaller = smaller.without_classes(forgotten.class_names)
             solved = solve_exact_head(old_model, smaller, class_weight=class_weight_of(parent))
-        seen = _seen_by_network(parent, labels)
+        seen = frozenset(seen_by_network(parent) & labels.keys())
         with clock.timed("evaluation"):
             evaluations = evaluate_splits(solved.model, data)
             report = RemovalReport(
@@ -363,17 +362,6 @@ def _removed_split(
         for digest, label in labels.items()
     ]
     return load_known(records, settings_of(parent, config), parent.class_names).train
-
-
-def _seen_by_network(parent: Run, labels: Mapping[str, int]) -> frozenset[str]:
-    """Returns those of the images on which a network below the head was trained."""
-    seen: set[str] = set()
-    for run in ancestors(parent):
-        config, shipped = run.run_record.resolved, run.metrics.get("shipped")
-        is_head = shipped is not None and shipped["model"] == "head"
-        if isinstance(config, RunConfig) and config.mode != "head" and not is_head:
-            seen |= {row.digest for row in split_rows_of(run) if row.split == "train"}
-    return frozenset(seen & labels.keys())
 
 
 def _with_accuracies(
