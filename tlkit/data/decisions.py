@@ -102,6 +102,7 @@ def read_decisions(
         DataError: The file does not exist, or is not such a table; a row has no file, no digest or
             an unknown decision, moves an image nowhere, or contradicts another row.
     """
+    check_path(argument, path)
     return tuple(row.decision for row in _read(path, _Table(argument, os.fspath(path))))
 
 
@@ -131,6 +132,7 @@ def apply_decisions(
         DataError: What `read_decisions` raises; or a decision names a file that is not there, whose
             content or label is another one than when it was decided, or an unknown class.
     """
+    check_path(argument, path)
     if listing.is_multi_label:
         raise ArgumentError(
             f"`{argument}` must be left out for images with several labels. Received: "
@@ -156,7 +158,6 @@ def apply_decisions(
 
 
 def _read(path: str | os.PathLike[str], table: _Table) -> list[_Row]:
-    check_path(table.argument, path)
     rows: list[_Row] = []
     header: list[str] | None = None
     try:
@@ -340,7 +341,7 @@ def _change(
 def _root(photos: str | os.PathLike[str]) -> Path:
     """Returns the absolute folder that files are named relative to."""
     absolute = Path(os.path.abspath(photos))
-    return absolute if absolute.is_dir() else absolute.parent
+    return absolute.parent if absolute.is_file() else absolute
 
 
 def _absolute(file: str, photos: str) -> str:

@@ -8,14 +8,20 @@ const EVERY = "all";
 const STORED = "tlkit-review-" + content.id;
 
 let decisions = new Map(); // number of the image -> [decision, new label]
-let done = []; // numbers and earlier decisions, to undo
+let done = []; // number of the image and its earlier decision or null, to undo
 let shown = items.map((_, number) => number);
 let current = shown.length ? 0 : -1;
 let isSaved = true; // whether all decisions are in a downloaded file
 
+// names of files and classes are untrusted: codes for invisible characters, and those that move others
+function visible(text) {
+  return text.replace(/(?![\u200c\u200d])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu,
+    (letter) => "\\u" + letter.codePointAt(0).toString(16).padStart(4, "0"));
+}
+
 function element(name, text, className) {
   const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
+  if (text !== undefined) made.textContent = visible(text);
   if (className) made.className = className;
   return made;
 }
@@ -29,7 +35,7 @@ function warn(text) {
 
 function store() {
   try {
-    localStorage.setItem(STORED, JSON.stringify({ decisions: [...decisions], isSaved }));
+    localStorage.setItem(STORED, JSON.stringify({ decisions: [...decisions], done, isSaved }));
   } catch (reason) {
     warn("This browser does not store the decisions (" + reason.message + "): download them before closing the page.");
   }
@@ -41,6 +47,7 @@ function restore() {
     if (text === null) return;
     const stored = JSON.parse(text);
     decisions = new Map(stored.decisions);
+    done = stored.done;
     isSaved = stored.isSaved;
   } catch (reason) {
     warn("Earlier decisions on this page cannot be read from the browser's storage (" + reason.message + ").");
@@ -59,7 +66,7 @@ function decide(decision, newLabel) {
     decision = KEEP;
     newLabel = "";
   }
-  done.push([one, decisions.get(one)]);
+  done.push([one, decisions.get(one) ?? null]);
   decisions.set(one, [decision, newLabel]);
   isSaved = false;
   store();
@@ -70,7 +77,7 @@ function undo() {
   const last = done.pop();
   if (last === undefined) return;
   const [one, earlier] = last;
-  if (earlier === undefined) decisions.delete(one);
+  if (earlier === null) decisions.delete(one);
   else decisions.set(one, earlier);
   isSaved = false;
   store();
@@ -149,7 +156,7 @@ function figure(url, caption) {
   const made = element("figure");
   const image = element("img");
   image.src = url;
-  image.alt = caption;
+  image.alt = visible(caption);
   made.append(image, element("figcaption", caption));
   return made;
 }
@@ -182,10 +189,10 @@ function drawCard() {
     figure(item.image, item.file),
     ...item.others.map((other) => figure(other.image, other.label + ": " + other.file)));
   byId("place").textContent = "Image " + (current + 1) + " of " + shown.length;
-  byId("label").textContent = item.label === "" ? "No label" : "Label: " + item.label;
+  byId("label").textContent = item.label === "" ? "No label" : "Label: " + visible(item.label);
   byId("reasons").replaceChildren(...item.reasons.map((reason) => element("li", reason)));
   const decision = decisions.get(one);
-  byId("decision").textContent = textOf(decision);
+  byId("decision").textContent = visible(textOf(decision));
   byId("decision").className = decision ? decision[0] + "-text" : "";
   const names = offered(item);
   byId("classes").replaceChildren(...names.map(
@@ -201,7 +208,7 @@ function drawGrid() {
     button.type = "button";
     const image = element("img");
     image.src = items[one].image;
-    image.alt = items[one].file;
+    image.alt = visible(items[one].file);
     image.loading = "lazy";
     button.append(image, element("span"));
     button.addEventListener("click", () => { current = place; draw(); scrollTo({ top: 0 }); });
@@ -215,7 +222,7 @@ function draw() {
     const item = items[shown[place]];
     const decision = decisions.get(shown[place]);
     button.className = (decision ? decision[0] : "") + (place === current ? " current" : "");
-    button.lastChild.textContent = textOf(decision) || item.label || "no label";
+    button.lastChild.textContent = visible(textOf(decision) || item.label || "no label");
   });
   const decided = shown.filter((one) => decisions.has(one)).length;
   byId("progress").max = Math.max(shown.length, 1);

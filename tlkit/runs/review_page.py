@@ -125,8 +125,8 @@ def _item(one: Doubt | ToLabel, report: ReviewReport) -> dict[str, object]:
 def _others(others: Mapping[str, str]) -> list[dict[str, str]]:
     """Returns the first of an image's copies and near-duplicates under other labels."""
     return [
-        {"file": file, "label": label, "image": _image_url(file)}
-        for file, label in list(others.items())[:2]
+        {"file": Path(path).name, "label": label, "image": _image_url(path)}
+        for path, label in list(others.items())[:2]
     ]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tlkit.data.decisions import Decision
 from tlkit.data.reports import SHOWN
+from tlkit.errors import some_of
 from tlkit.evaluation.intervals import Interval
 from tlkit.utils.formatting import counted, fraction_text, percent
 from tlkit.utils.text_repr import ShownAsText, in_line
@@ -57,18 +58,19 @@ class Doubt(ShownAsText):
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why the image is doubtful, in words."""
-        others = [f"{file} ({label})" for file, label in self.others.items()]
+        labels = some_of(sorted({*self.others.values()}))
         reasons = {
-            COPY: "the same image has another label: " + ", ".join(others),
+            COPY: f"the same image is also labelled {labels}",
             WRONG_LABEL: f"its label has a probability of {percent(self.quality)}",
-            NEAR_DUPLICATE: "it looks like an image with another label: " + ", ".join(others),
+            NEAR_DUPLICATE: f"an image that looks like it is labelled {labels}",
             OUTLIER: f"it is unlike the other images (OOD score {self.ood_score:.3f})",
         }
         return tuple(reasons[kind] for kind in reasons if kind in self.kinds)
 
     def __str__(self) -> str:
         suggested = f", rather {self.suggested}" if self.suggested else ""
-        return in_line(f"{self.path}: {self.label}{suggested}; {'; '.join(self.reasons)}")
+        others = f": {some_of(list(self.others))}" if self.others else ""
+        return in_line(f"{self.path}: {self.label}{suggested}; {'; '.join(self.reasons)}{others}")
 
 
 @dataclass(frozen=True)
