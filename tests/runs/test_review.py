@@ -27,11 +27,13 @@ QUICK = {"backbone": "resnet20", "seed": 0}
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Two classes with a wrong label each, a copy under two labels, and an image of neither."""
-    folder = write_photos(tmp_path_factory.mktemp("review") / "photos", {"green": 20, "red": 20})
+    """Two classes with a wrong label each, copies under two labels, and an image of neither."""
+    folder = write_photos(tmp_path_factory.mktemp("review") / "photos", {"green": 14, "red": 14})
     (folder / "green/007.jpg").rename(folder / "red/wrong.jpg")
     (folder / "red/008.jpg").rename(folder / "green/wrong.jpg")
     shutil.copy(folder / "green/001.jpg", folder / "red/copy.jpg")
+    changed = Image.open(folder / "green/003.jpg").resize((36, 36))
+    changed.save(folder / "red/changed.jpg", quality=95)
     rings = np.indices((40, 40)).sum(axis=0) % 8 * 30
     Image.fromarray(np.stack([rings, 255 - rings, rings * 0 + 250], -1).astype(np.uint8)).save(
         folder / "red/blue.png"
@@ -69,9 +71,12 @@ def test_doubts_are_in_order_and_say_why(quick, photos, new, tmp_path):
     assert "also labelled green" in found["red/copy.jpg"].reasons[0]
     assert "outlier" in found["red/blue.png"].kinds
     assert found["red/blue.png"].digest == digest_of(photos / "red/blue.png")
-    assert report.num_images == 42
-    assert 1 <= report.num_errors <= 6
-    assert sum(report.estimated["red"].values()) == pytest.approx(22)
+    assert "near-duplicate" in found["green/003.jpg"].kinds
+    assert "near-duplicate" in found["red/changed.jpg"].kinds
+    assert found["green/003.jpg"].others == {str(photos / "red/changed.jpg"): "red"}
+    assert report.num_images == 31
+    assert 1 <= report.num_errors <= 9
+    assert sum(report.estimated["red"].values()) == pytest.approx(17)
     margins = [one.margin for one in report.to_label]
     assert margins == sorted(margins)
     assert len(margins) == 5
@@ -84,9 +89,12 @@ def test_doubts_are_in_order_and_say_why(quick, photos, new, tmp_path):
     assert report.num_shown == len(report.doubts) + 5
     assert json.loads(json.dumps(report.as_dict()))["doubts"][0]["file"] == "green/001.jpg"
     assert "copies of one image under two labels" in str(report)
+    assert f"page: {page} (" in str(report)
+    assert "no doubts" in str(replace(report, doubts=()))
     assert page.read_text("utf-8").startswith(MARK)
 
 
+@pytest.mark.slow
 def test_what_was_decided_is_applied_and_not_doubted_again(quick, photos, new, tmp_path):
     def row(folder, file, label, decision, new_label=""):
         name = file if folder == photos else str(folder / file)
@@ -105,24 +113,13 @@ def test_what_was_decided_is_applied_and_not_doubted_again(quick, photos, new, t
     doubted = {doubt.file for doubt in report.doubts}
     assert not doubted & {"red/wrong.jpg", "green/wrong.jpg", "red/copy.jpg", "green/001.jpg"}
     assert "red/blue.png" in doubted
-    assert (report.num_images, report.num_decided) == (42, 3)
+    assert (report.num_images, report.num_decided) == (31, 3)
     assert len(report.to_label) == 3
     assert [(one.file, one.decision) for one in report.decisions] == [
         (name, decision) for name, _, _, decision, _ in rows
     ]
     content = page.read_text("utf-8").split('id="content">')[1].split("</script>")[0]
     assert [tuple(one) for one in json.loads(content)["earlier"]] == rows
-
-
-def test_near_duplicates_under_two_labels_are_doubted(quick, tmp_path):
-    photos = write_photos(tmp_path / "photos", {"green": 12, "red": 12}, size=64)
-    changed = Image.open(photos / "green/003.jpg").resize((48, 48))
-    changed.save(photos / "red/changed.jpg", quality=95)
-    report = tlkit.review_labels(photos, **QUICK)
-    found = {doubt.file: doubt for doubt in report.doubts}
-    for file in ("green/003.jpg", "red/changed.jpg"):
-        assert "near-duplicate" in found[file].kinds
-    assert found["green/003.jpg"].others == {str(photos / "red/changed.jpg"): "red"}
 
 
 @pytest.fixture(scope="module")
@@ -155,10 +152,8 @@ def test_a_run_gives_its_network_and_how_images_are_read(quick, photos, run, mon
     )
     report = tlkit.review_labels(photos, run=run.path)
     assert (loaded[0].image_size, loaded[0].resize) == ((48, 48), "crop")
-    same = tlkit.review_labels(photos, backbone="resnet20", image_size=48, resize="crop")
-    assert [str(doubt) for doubt in report.doubts] == [str(doubt) for doubt in same.doubts]
+    assert report.doubts[0].file == "green/001.jpg"
     assert any("was trained on 1 of these images" in note for note in report.notes)
-    assert not any("was trained on" in note for note in same.notes)
 
 
 @pytest.mark.slow
@@ -253,11 +248,3 @@ def test_an_empty_folder_without_labels_and_single_images_are_errors(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"`unlabelled` must be .* holds no file"):
         tlkit.review_labels(photos, unlabelled=tmp_path / "empty", **QUICK)
-
-
-def test_a_report_without_doubts_says_so(quick, tmp_path):
-    photos = write_photos(tmp_path / "photos", {"green": 12, "red": 12})
-    report = tlkit.review_labels(photos, **QUICK)
-    assert "no doubts" in str(replace(report, doubts=()))
-    assert report.page is None
-    assert "page:" not in str(report)
