@@ -447,16 +447,14 @@ def _doubt(row: int, kinds: tuple[str, ...], reviewed: _Reviewed, found: _Found)
     probabilities = found.probabilities[row]
     others = found.others.get(row, {})
     is_known = bool(np.isfinite(probabilities).all())
-    suggested = names[int(probabilities.argmax())] if is_known else image.class_name
-    if suggested == image.class_name:
-        suggested = next(iter(others.values()), "")
+    suggested = names[int(probabilities.argmax())] if is_known else ""
     return Doubt(
         image.path,
         file_key(image.path, reviewed.photos),
         image.digest,
         image.class_name,
         kinds,
-        suggested,
+        "" if suggested == image.class_name else suggested,
         quality=float(probabilities[names.index(image.class_name)]),
         probabilities=_highest(probabilities, names) if is_known else {},
         ood_score=float(found.neighbourhood.scores[row]),

@@ -33,9 +33,8 @@ class Doubt(ShownAsText):
         digest: The digest of its content.
         label: Its label.
         kinds: What is doubtful: some of "copy", "label", "near-duplicate" and "outlier".
-        suggested: The class that it is more likely of: that of its copy or near-duplicate, or else
-            the most probable one by heads that were not solved on this image; empty if that is its
-            label.
+        suggested: The most probable class by heads that were not solved on this image; empty if
+            that is its label.
         quality: Probability of its label by such heads, 0...1.
         probabilities: The highest probabilities, highest first, by class.
         ood_score: Its distance from the other images, see `fit_rejection`.
@@ -69,7 +68,7 @@ class Doubt(ShownAsText):
 
     def __str__(self) -> str:
         suggested = f", rather {self.suggested}" if self.suggested else ""
-        others = f": {some_of(list(self.others))}" if self.others else ""
+        others = f" (see {some_of(list(self.others))})" if self.others else ""
         return in_line(f"{self.path}: {self.label}{suggested}; {'; '.join(self.reasons)}{others}")
 
 
@@ -162,9 +161,10 @@ class ReviewReport(ShownAsText):
     def _summary(self) -> list[str]:
         before = f", {self.num_decided:,} of them decided before" if self.num_decided else ""
         accuracy = fraction_text(self.accuracy, self.num_images, self.interval)
+        errors = counted(round(self.num_errors), "wrong label")
         lines = [
             f"{counted(self.num_images, 'image')} of {len(self.class_names)} classes{before}: "
-            f"about {round(self.num_errors):,} wrong labels; out-of-fold accuracy {accuracy}"
+            f"about {errors}; out-of-fold accuracy {accuracy}"
         ]
         found = [f"{number:,} {KINDS[kind]}" for kind, number in self.num_by_kind.items()]
         return [*lines, ", ".join(found) if found else "no doubts"]
