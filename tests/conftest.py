@@ -5,8 +5,10 @@ import gc
 import importlib
 import json
 import os
+import shutil
 import sys
 import types
+from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
@@ -41,6 +43,8 @@ LONG = (
 )
 """Files with tests of half a minute and more, which must not run last."""
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
 collect_ignore = ["typed_client.py"]
 """Files for type checkers only."""
 
@@ -65,6 +69,21 @@ def shared():
     if not (SHARED / "data").is_dir():
         pytest.skip("there are no real images and weights beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real browser; skipped without one, or failing if TLKIT_BROWSER_REQUIRED is set."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None or find_spec("playwright") is None:
+        end = pytest.fail if os.environ.get("TLKIT_BROWSER_REQUIRED") else pytest.skip
+        end(f"needs playwright and one of {', '.join(BROWSERS)}")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=os.path.realpath(program))
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(autouse=True)

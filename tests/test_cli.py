@@ -391,6 +391,17 @@ def test_the_bound_of_pixels_can_be_set(finished, called, tmp_path):
         (["train", "photos", *QUICK, "--unfreeze", "2"], "--unfreeze must be left out with --mode"),
         (["train", "photos", "--distribute", "x"], "--distribute must be one of 'auto', "),
         (["demo", "--out", "photos"], "holds no run"),
+        (["review", "nowhere"], "Received: PHOTOS nowhere"),
+        (["review", "photos", "--out", "w.txt"], "--out must be a new .html file"),
+        (["review", "photos", "--run", "one"], "--run must be the folder of a finished run"),
+        (["review", "photos", "--run", "x", "--backbone", "vgg16"], "be left out with --run"),
+        (["review", "photos", "--unlabelled", "w.txt"], "--unlabelled must be a folder of images"),
+        (["review", "photos", "--decisions", "m.csv"], "--decisions must be a CSV file with the"),
+        (
+            ["train", "photos", "--out", "run", "--decisions", "d.csv"],
+            "unknown class 'blue' in line 2",
+        ),
+        (["inspect", "photos", "--decisions", "m.csv"], "--decisions must be a CSV file with the"),
     ],
 )
 def test_invalid_input_is_an_error_of_one_line(called, tmp_path, photos, arguments, message):
@@ -399,6 +410,8 @@ def test_invalid_input_is_an_error_of_one_line(called, tmp_path, photos, argumen
     write_photos(tmp_path / "one", {"only": 3})
     (tmp_path / "w.txt").write_text("no weights")
     (tmp_path / "m.csv").write_text("path,label\ngone.jpg,a\n")
+    columns = "file,digest,label,decision,new_label"
+    (tmp_path / "d.csv").write_text(f"{columns}\nred/gone.jpg,0a,red,move,blue\n")
     before = sorted(path for path in tmp_path.rglob("*") if "cache" not in str(path))
     done = called(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stdout
@@ -514,6 +527,7 @@ def test_the_version_is_that_of_the_package(called):
         ["train", "-h"],
         ["train", "nowhere"],
         ["train", "x", "--mode", "y"],
+        ["review", "nowhere"],
     ],
 )
 def test_help_version_and_checks_of_arguments_do_not_load_tensorflow(arguments, tmp_path):
@@ -592,6 +606,10 @@ def test_each_command_with_a_result_prints_it_as_json(finished, called, tmp_path
     found = answer("inspect", photos, "--near-duplicates")
     assert sum(found["data"]["counts"]["green"].values()) == 30
     assert found["near_duplicates"]["num_images"] == 60
+    page = tmp_path / "page.html"
+    found = answer("review", photos, "--backbone", "resnet20", "--out", page)
+    assert (found["num_images"], found["page"]) == (60, str(page))
+    assert page.is_file()
     assert {entry["kind"] for entry in answer("cache")["entries"]} >= {"files"}
     assert answer("cache", "--clear")["num_bytes"] > 0
     assert answer("cache")["entries"] == []

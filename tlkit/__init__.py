@@ -94,6 +94,7 @@ _MODULES = {
         "predict_files",
         "predict_run",
     ),
+    "tlkit.runs.review": ("review_labels",),
     "tlkit.errors": (
         "TlkitError",
         "ArgumentError",
@@ -141,6 +142,7 @@ _WITHOUT_KERAS = (
     "tlkit.runs.add_classes",
     "tlkit.runs.forget",
     "tlkit.runs.predicting",
+    "tlkit.runs.review",
     "tlkit.tracking.tracker",
     "tlkit.continual.forgetting",
     "tlkit.plots.continual",
@@ -254,6 +256,7 @@ if _typing.TYPE_CHECKING:  # for type checkers and completion; at run time the t
     from tlkit.runs.from_settings import train_from_config as train_from_config
     from tlkit.runs.directory import load_run as load_run
     from tlkit.runs.predicting import predict_files as predict_files, predict_run as predict_run
+    from tlkit.runs.review import review_labels as review_labels
     from tlkit.training.fine_tuning import fine_tune as fine_tune
     from tlkit.training.head import train_head as train_head
     from tlkit.data.class_weighting import ClassWeighting as ClassWeighting

@@ -25,6 +25,7 @@ from tlkit.runs.console_summary import summarize_run
 from tlkit.runs.directory import Run, finished_message, is_finished
 from tlkit.runs.options import RUN, option_of
 from tlkit.runs.predicting import TOP
+from tlkit.runs.review import MAX_SHOWN
 from tlkit.runs.settings_file import as_options, read_settings
 from tlkit.serving.server import MAX_MEGABYTES, MAX_MEGAPIXELS
 from tlkit.utils.keras_settings import check_building
@@ -195,6 +196,7 @@ def _use_settings(context: typer.Context, file: Path | None) -> Path | None:
 
 Photos = Annotated[str, _typer_parameter("photos")]
 Damaged = Annotated[str, _typer_parameter("damaged")]
+Decisions = Annotated[Path | None, _typer_parameter("decisions")]
 MaxMilliseconds = Annotated[float | None, _typer_parameter("max_milliseconds")]
 MaxMegabytes = Annotated[float | None, _typer_parameter("max_megabytes")]
 Distribute = Annotated[
@@ -457,13 +459,14 @@ def serve(  # noqa: PLR0917 - typer calls it by name
 
 
 @command(rich_help_panel=_INSPECTING)
-def inspect(
+def inspect(  # noqa: PLR0917 - typer calls it by name
     photos: Photos,
     near_duplicates: Annotated[
         bool, Flag("--near-duplicates", help="Also find near-duplicates.")
     ] = False,
     max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
     damaged: Damaged = "keep",
+    decisions: Decisions = None,
     as_json: Json = False,
 ) -> None:
     """Check a folder of images: counts, unreadable files, duplicates, leaks."""
@@ -472,7 +475,7 @@ def inspect(
 
     check_choice("damaged", damaged, DAMAGED)
     with phase("inspecting"):
-        listing = list_images(photos, argument="photos")
+        listing = list_images(photos, argument="photos", decisions=decisions)
         load_tensorflow_quietly()
         duplicates = None
         if not near_duplicates:
@@ -488,6 +491,59 @@ def inspect(
         _print_json({name: dataclasses.asdict(one) for name, one in found.items()})
     else:
         _print_report("\n".join(map(str, found.values())))
+
+
+@command(rich_help_panel=_INSPECTING)
+def review(  # noqa: PLR0917 - typer calls it by name
+    photos: Photos,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PAGE", help="The page to write; by default NAME-review.html."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Take the features from the network of a finished run."),
+    ] = None,
+    backbone: Annotated[str | None, _typer_parameter("backbone")] = None,
+    weights: Annotated[str, _typer_parameter("weights")] = "pretrained",
+    image_size: Annotated[
+        int | None, Whole(help="Height and width of the images in pixels.")
+    ] = None,
+    resize: Annotated[str | None, _typer_parameter("resize")] = None,
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also rank these images: which to label next."),
+    ] = None,
+    decisions: Decisions = None,
+    max_shown: Annotated[int, Whole(help="Doubts, and images to label, on the page.")] = MAX_SHOWN,
+    max_pixels: Annotated[int, MaxPixels] = MAX_PIXELS,
+    damaged: Damaged = "keep",
+    seed: Annotated[int, Whole(help="Seed of the folds.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Find doubtful labels, and decide on them on a page; images are not changed."""
+    from tlkit.runs.review import default_page, review_labels
+
+    with phase("reviewing"):
+        report = review_labels(
+            photos,
+            run=run,
+            backbone=backbone,
+            weights=None if weights == "none" else weights,
+            image_size=image_size,
+            resize=resize,
+            unlabelled=unlabelled,
+            decisions=decisions,
+            out=default_page(photos) if out is None else out,
+            max_shown=max_shown,
+            max_pixels=max_pixels,
+            damaged=damaged,
+            seed=seed,
+        )
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        _print_report(report)
 
 
 @command(name="add-classes", rich_help_panel=_TRAINING)
@@ -517,6 +573,7 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
     ] = False,
     batch_size: Annotated[int, Whole(help="Images per step.")] = 32,
     max_pixels: Annotated[int | None, MaxPixels] = None,
+    decisions: Decisions = None,
     resume: Resume = True,
     as_json: Json = False,
 ) -> None:
@@ -538,6 +595,7 @@ def add_classes(  # noqa: PLR0917 - typer calls it by name
         align=align,
         batch_size=batch_size,
         max_pixels=max_pixels,
+        decisions=decisions,
         resume=resume,
     )
     _print_summary(grown, was_finished, as_json=as_json)

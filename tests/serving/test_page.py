@@ -4,16 +4,12 @@ Without a browser the tests are skipped, or fail if TLKIT_BROWSER_REQUIRED is se
 """
 
 import base64
-import os
-import shutil
-from importlib.util import find_spec
 
 import pytest
 
 from tests.serving.conftest import NAMES
 from tests.serving.image_bodies import image
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DROP = """async ([content, name]) => {
   const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -24,20 +20,6 @@ DROP = """async ([content, name]) => {
       new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
   }
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None or find_spec("playwright") is None:
-        end = pytest.fail if os.environ.get("TLKIT_BROWSER_REQUIRED") else pytest.skip
-        end(f"needs playwright and one of {', '.join(BROWSERS)}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=os.path.realpath(program))
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

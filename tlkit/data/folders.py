@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from tlkit.data.class_checks import check_classes, check_labels, check_similar_names
+from tlkit.data.decisions import apply_decisions
 from tlkit.data.grouping import GroupKey, assign_groups
 from tlkit.data.image_places import shown_path
 from tlkit.data.images import ImageData, ImageSplit
@@ -30,6 +31,7 @@ def load_folder(
     groups: GroupKey | None = None,
     max_pixels: int = MAX_PIXELS,
     damaged: str = KEEP,
+    decisions: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> ImageData:
     """Loads the images of a folder; pixels are read when a dataset is iterated.
@@ -75,6 +77,9 @@ def load_folder(
         damaged: "keep" uses damaged JPEG files as far as they can be decoded, "skip" leaves them
             out; the report lists them with the decoder's message. Files that cannot be decoded at
             all are always left out.
+        decisions: CSV file of decisions about labels, made with `review_labels`: images are moved
+            to other classes or set aside, and no file is changed. It is checked before any image is
+            decoded.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Raises:
@@ -84,7 +89,8 @@ def load_folder(
         DataError: `path` is not a folder of at least two classes with at least two images each;
             a class of validation or test is not in `train`; `class_names` differ from the folder's
             classes; there are so few groups that a split would be empty; an archive is damaged, or
-            an address cannot be read.
+            an address cannot be read; a decision names a file that is not there, whose content or
+            label has changed, or an unknown class.
 
     Example:
         >>> from pathlib import Path
@@ -114,6 +120,8 @@ def load_folder(
         channels=channels,
     )
     listing = list_folder(path, class_names=class_names or (), cache=cache)
+    if decisions is not None:
+        apply_decisions(listing, decisions, class_names=class_names or ())
     if groups is not None:
         assign_groups(listing, groups)
     return load_listing(listing, settings)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tlkit.data.conversion import EXTRA_NEEDED, needs_extra
+from tlkit.data.decisions import apply_decisions
 from tlkit.data.file_checks import FILE_CHECKS_FOLDER, check_files
 from tlkit.data.folder_names import similar_names
 from tlkit.data.image_places import shown_path
@@ -24,6 +25,7 @@ def inspect_folder(
     *,
     max_pixels: int = MAX_PIXELS,
     damaged: str = KEEP,
+    decisions: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> DataReport:
     """Returns a report on a folder of images, checked as by `load_folder`.
@@ -35,13 +37,14 @@ def inspect_folder(
         path: A folder as `load_folder` takes it.
         max_pixels: Maximum number of pixels of an image.
         damaged: "keep" or "skip", see `load_folder`.
+        decisions: CSV file of decisions about labels, see `load_folder`.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Returns:
         The report. Without a user's split, images are counted in one split "all".
 
     Raises:
-        DataError: `path` is not a folder, or is empty.
+        DataError: `path` is not a folder, or is empty; a decision is invalid, as for `load_folder`.
         ArgumentError: `max_pixels` is not a positive whole number, or `damaged` is neither "keep"
             nor "skip".
 
@@ -58,6 +61,8 @@ def inspect_folder(
     """
     check_choice("damaged", damaged, DAMAGED)
     listing = list_folder(path, cache=cache)
+    if decisions is not None:
+        apply_decisions(listing, decisions)
     return inspect_listing(listing, max_pixels=max_pixels, damaged=damaged, cache=cache)
 
 

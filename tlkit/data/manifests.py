@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tlkit.data.addresses import is_address
+from tlkit.data.decisions import apply_decisions
 from tlkit.data.folders import load_listing
 from tlkit.data.grouping import GroupKey, assign_groups
 from tlkit.data.images import ImageData
@@ -34,6 +35,7 @@ def load_manifest(
     groups: GroupKey | None = None,
     max_pixels: int = MAX_PIXELS,
     damaged: str = KEEP,
+    decisions: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> ImageData:
     r"""Loads the images that a manifest lists, as `load_folder` loads those of a folder.
@@ -69,6 +71,7 @@ def load_manifest(
         groups: As for `load_folder`, if the manifest has no groups itself.
         max_pixels: Maximum number of pixels of an image.
         damaged: "keep" or "skip", see `load_folder`.
+        decisions: CSV file of decisions about labels, see `load_folder`; not with `multi_label`.
         cache: The cache's folder, as `cache_folder` takes it.
 
     Returns:
@@ -77,10 +80,12 @@ def load_manifest(
 
     Raises:
         ArgumentError: A size, a fraction, `resize`, `channels`, the seed, the names, the separator
-            or a group's key is invalid; `groups` is given although the manifest has groups.
+            or a group's key is invalid; `groups` is given although the manifest has groups;
+            `decisions` is given together with `multi_label`.
         DataError: `path` is not such a table; columns are missing or unknown; a row has no path or
             no label; files are missing, or listed in two rows; there are too few classes or images,
-            as for `load_folder`; `class_names` differ from the manifest's classes.
+            as for `load_folder`; `class_names` differ from the manifest's classes; a decision is
+            invalid, as for `load_folder`.
 
     Example:
         >>> from pathlib import Path
@@ -118,6 +123,8 @@ def load_manifest(
             f"Received: separator={separator!r}. Use '|', for example."
         )
     listing = list_manifest(path, separator=separator.strip() if multi_label else None)
+    if decisions is not None:
+        apply_decisions(listing, decisions, class_names=class_names or ())
     if groups is not None:
         if any(file.group for file in listing.files):
             raise ArgumentError(
@@ -138,6 +145,7 @@ def list_images(
     class_names: Iterable[str] = (),
     multi_label: bool = False,
     cache: str | os.PathLike[str] | None = None,
+    decisions: str | os.PathLike[str] | None = None,
 ) -> Listing:
     """Lists a folder, or a manifest if the path is that of a CSV file.
 
@@ -146,16 +154,18 @@ def list_images(
         argument: The argument's name in errors.
         needs_train: Whether a user's split must include training.
         needs_files: Whether all files of a manifest must exist.
-        class_names: See `list_folder`.
+        class_names: See `list_folder`; decisions may move images to these, too.
         multi_label: Whether an image may have several labels, of which a manifest must tell all.
         cache: The cache's folder, as `cache_folder` takes it.
+        decisions: CSV file of decisions about labels, see `load_folder`.
 
     Raises:
         ArgumentError: A folder is to have several labels per image.
-        DataError: What `list_folder` and `list_manifest` raise.
+        DataError: What `list_folder`, `list_manifest` and `apply_decisions` raise.
     """
+    names = tuple(class_names)
     if _is_manifest(path):
-        return list_manifest(
+        listing = list_manifest(
             path,
             separator=SEPARATOR if multi_label else None,
             argument=argument,
@@ -163,15 +173,19 @@ def list_images(
             needs_files=needs_files,
             needs_labels=multi_label,
         )
-    if multi_label:
+    elif multi_label:
         raise ArgumentError(
             f"`{argument}` must be a CSV file with several labels per image: a folder has one "
             f"class for each. Received: {argument}={os.fspath(path)!r}. Write a table with the "
             "columns path and label, and labels such as sea|sun."
         )
-    return list_folder(
-        path, argument=argument, needs_train=needs_train, class_names=class_names, cache=cache
-    )
+    else:
+        listing = list_folder(
+            path, argument=argument, needs_train=needs_train, class_names=names, cache=cache
+        )
+    if decisions is not None:
+        apply_decisions(listing, decisions, class_names=names)
+    return listing
 
 
 def load_images(

@@ -14,18 +14,19 @@ THUMBNAIL_PIXELS = 192
 _QUALITY = 82
 
 
-def thumbnail(image_bytes: bytes) -> np.ndarray:
+def thumbnail(image_bytes: bytes, max_side: int = THUMBNAIL_PIXELS) -> np.ndarray:
     """Returns a small upright version of an image, uint8 `(height, width, 3)`.
 
     Args:
-        image_bytes: Content of the image file; its larger side is reduced to at most 192 pixels.
+        image_bytes: Content of the image file.
+        max_side: Pixels that its larger side is reduced to, if it has more.
     """
     content = tf.constant(readable(image_bytes))
     measure = jpeg_size if is_jpeg(content) else non_jpeg_size
     height, width, num_pixels = (int(number) for number in measure(content))
     if is_jpeg(content) and swaps_sides(read_orientation(content)):
         height, width = width, height
-    scale = min(1.0, THUMBNAIL_PIXELS / max(height, width))
+    scale = min(1.0, max_side / max(height, width))
     sides = (max(1, round(height * scale)), max(1, round(width * scale)))
     return decode_image(content, sides, max_pixels=num_pixels).numpy()
 

@@ -69,6 +69,7 @@ def add_classes_run(
     align: bool = False,
     batch_size: int = 32,
     max_pixels: int | None = None,
+    decisions: str | os.PathLike[str] | None = None,
     resume: bool = True,
     log: Callable[[str], None] | None = None,
 ) -> Run:
@@ -113,6 +114,7 @@ def add_classes_run(
             end, see `align_new_classes`. The report also has the accuracies before alignment.
         batch_size: Images in a batch.
         max_pixels: Images with more pixels are left out; the run's own bound by default.
+        decisions: CSV file of decisions about labels in the folder, see `load_folder`.
         resume: Whether a run in an existing directory may be resumed.
         log: Gets messages about the progress.
 
@@ -156,6 +158,7 @@ def add_classes_run(
         batch_size=batch_size,
         max_pixels=parent.max_pixels if max_pixels is None else max_pixels,
         damaged=parent.run_record.config.damaged,
+        decisions=None if decisions is None else os.fspath(decisions),
     )
     directory = Path(out) if out is not None else default_out(config, resume)
     check_outside_images(directory, photos)
@@ -165,7 +168,9 @@ def add_classes_run(
         log(finished_message(directory), "")
         return finished
     with phase("listing files"):
-        listing = list_images(photos, argument="photos")
+        listing = list_images(
+            photos, argument="photos", class_names=parent.class_names, decisions=decisions
+        )
     check_new_classes(listing, parent.class_names)
     if out is None:
         log(location_message(directory))

@@ -73,6 +73,7 @@ _LEFT_OUT = {
     "sampling": None,
     "loss": None,
     "damaged": KEEP,
+    "decisions": None,
     "head": None,
     "views": None,
     "resize": None,
@@ -425,6 +426,15 @@ class RunConfig:
             "keep|skip",
         ),
     )
+    decisions: str | None = field(
+        default=None,
+        metadata=option(
+            "CSV file of decisions about labels, made with tlkit review.",
+            IMAGES,
+            "FILE",
+            is_path=True,
+        ),
+    )
     as_given: Mapping[str, str] = field(init=False, compare=False, repr=False)
     kept: InitVar[bool] = False
 
@@ -485,7 +495,7 @@ class RunConfig:
             _ = content[name]
         known = [field.name for field in arguments_of(cls) if field.name in content]
         arguments = {name: content[name] for name in known}
-        for name in ("from_run", "backbone", "preprocessing", "weights", "old_photos"):
+        for name in ("from_run", "backbone", "preprocessing", "weights", "old_photos", "decisions"):
             check_type(arguments.get(name), str | None)
         check_type(arguments["photos"], str)
         check_type(arguments.get("backbones"), list | None)
@@ -532,7 +542,7 @@ class RunConfig:
         """
         as_given = {
             name: getattr(self, name)
-            for name in ("photos", "from_run")
+            for name in ("photos", "from_run", "decisions")
             if getattr(self, name) is not None
         }
         self._set("photos", absolute(self.photos))
@@ -557,8 +567,9 @@ class RunConfig:
                 self._set("resize", None)  # the same run as without it
             if self.channels == RGB:
                 self._set("channels", None)
-        if self.old_photos is not None:
-            self._set("old_photos", absolute(self.old_photos))
+        for name in ("old_photos", "decisions"):
+            if (path := getattr(self, name)) is not None:
+                self._set(name, absolute(path))
         self._check_last_training()
         self._check_combinations()
         return as_given

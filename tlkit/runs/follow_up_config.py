@@ -23,6 +23,7 @@ class FollowUpConfig:
         batch_size: Images in a batch.
         max_pixels: Images with more pixels are left out.
         damaged: "keep" or "skip", see `load_folder`; the same as in the finished run.
+        decisions: Absolute path of a CSV file of decisions about the labels of `photos`, or `None`.
 
     Args:
         kept: Whether the values come from a finished config: paths are not made absolute again.
@@ -40,11 +41,13 @@ class FollowUpConfig:
     batch_size: int = 32
     max_pixels: int = MAX_PIXELS
     damaged: str = KEEP
+    decisions: str | None = None
     kept: InitVar[bool] = False
 
     def __post_init__(self, kept: bool) -> None:
-        for name in () if kept else ("from_run", "photos"):
-            object.__setattr__(self, name, absolute(getattr(self, name)))
+        for name in () if kept else ("from_run", "photos", "decisions"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, absolute(path))
         check_count("batch_size", self.batch_size)
         check_count("max_pixels", self.max_pixels)
         check_choice("damaged", self.damaged, DAMAGED)
@@ -61,8 +64,10 @@ class FollowUpConfig:
     def shared_json(self, command: str) -> dict[str, object]:
         """Returns the part of the "arguments" of `run.json` that all such runs have."""
         damaged = {} if self.damaged == KEEP else {"damaged": self.damaged}
+        decisions = {} if self.decisions is None else {"decisions": self.decisions}
         return {
             **damaged,
+            **decisions,
             "command": command,
             "from_run": self.from_run,
             "photos": self.photos,
@@ -75,3 +80,4 @@ class FollowUpConfig:
         """Raises `KeyError` or `TypeError` unless the paths in a `run.json` are strings."""
         for name in ("from_run", "photos"):
             check_type(content[name], str)
+        check_type(content.get("decisions"), str | None)

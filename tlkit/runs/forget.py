@@ -16,7 +16,6 @@ from tlkit.data.reading import content_digest, read_image
 from tlkit.data.splits import ImageRecord
 from tlkit.errors import ArgumentError, DataError, RunError, quoted, some_of
 from tlkit.runs.clock import Clock
-from tlkit.runs.config import RunConfig
 from tlkit.runs.context import RunContext
 from tlkit.runs.directory import (
     STATISTICS_FILE,
@@ -32,9 +31,9 @@ from tlkit.runs.directory import (
 from tlkit.runs.forget_config import ForgetConfig, fingerprint_of
 from tlkit.runs.kept_statistics import load_run_statistics, write_statistics
 from tlkit.runs.known_images import (
-    ancestors,
     image_folders,
     places_of,
+    seen_by_network,
     settings_of,
     weighting_of_run,
 )
@@ -153,6 +152,7 @@ def forget_run(
     config = ForgetConfig(
         from_run=str(parent.path),
         photos=parent.run_record.config.photos,
+        decisions=parent.run_record.config.decisions,
         num_images=len(forgotten.images),
         fingerprint=fingerprint_of(forgotten.images),
         class_names=forgotten.class_names,
@@ -214,7 +214,7 @@ def _make(config: ForgetConfig, forgotten: _Forgotten, parent: Run, context: Run
                 smaller = smaller.without_classes(forgotten.class_names)
             weighting = weighting_of_run(parent, smaller.class_names)
             solved = solve_exact_head(old_model, smaller, class_weight=weighting)
-        seen = _seen_by_network(parent, labels)
+        seen = frozenset(seen_by_network(parent) & labels.keys())
         with clock.timed("evaluation"):
             evaluations = evaluate_splits(solved.model, data)
             report = RemovalReport(
@@ -363,17 +363,6 @@ def _removed_split(
         for digest, label in labels.items()
     ]
     return load_known(records, settings_of(parent, config), parent.class_names).train
-
-
-def _seen_by_network(parent: Run, labels: Mapping[str, int]) -> frozenset[str]:
-    """Returns those of the images on which a network below the head was trained."""
-    seen: set[str] = set()
-    for run in ancestors(parent):
-        config, shipped = run.run_record.resolved, run.metrics.get("shipped")
-        is_head = shipped is not None and shipped["model"] == "head"
-        if isinstance(config, RunConfig) and config.mode != "head" and not is_head:
-            seen |= {row.digest for row in split_rows_of(run) if row.split == "train"}
-    return frozenset(seen & labels.keys())
 
 
 def _with_accuracies(

@@ -66,7 +66,7 @@ class ForgetConfig(FollowUpConfig):
         check_type(content["class_names"], list)
         names = (
             *("from_run", "photos", "num_images", "fingerprint", "batch_size", "max_pixels"),
-            *(("damaged",) if "damaged" in content else ()),
+            *(name for name in ("damaged", "decisions") if name in content),
         )
         arguments = {name: content[name] for name in names}
         return cls(**arguments, class_names=tuple(content["class_names"]), kept=True)

@@ -60,6 +60,17 @@ def weighting_of_run(run: Run, class_names: Sequence[str]) -> ClassWeighting:
     return ClassWeighting()
 
 
+def seen_by_network(run: Run) -> frozenset[str]:
+    """Returns digests of the images on which the network below a run's head was trained."""
+    seen: set[str] = set()
+    for ancestor in ancestors(run):
+        config, shipped = ancestor.run_record.resolved, ancestor.metrics.get("shipped")
+        is_head = shipped is not None and shipped["model"] == "head"
+        if isinstance(config, RunConfig) and config.mode != "head" and not is_head:
+            seen |= {row.digest for row in split_rows_of(ancestor) if row.split == "train"}
+    return frozenset(seen)
+
+
 def settings_of(run: Run, config: FollowUpConfig) -> Settings:
     """Returns the settings of the images of a run that is made from another one."""
     return check_settings(

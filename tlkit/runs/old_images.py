@@ -61,7 +61,8 @@ def load_old_task(config: RunConfig, context: RunContext, data: ImageData) -> "O
     if parent is None:
         return None
     is_given = config.old_photos is not None
-    folder = config.old_photos or parent.run_record.config.photos
+    earlier = parent.run_record.config
+    folder = config.old_photos or earlier.photos
     if not is_given and (parent.run_record.growth is not None or not may_exist(folder)):
         log(
             "Forgetting is not measured: the images of the old classes are not all in the folder "
@@ -69,7 +70,7 @@ def load_old_task(config: RunConfig, context: RunContext, data: ImageData) -> "O
         )
         return None
     try:
-        old = _load(folder, parent, config)
+        old = _load(folder, parent, config, decisions=None if is_given else earlier.decisions)
     except DataError as error:
         if is_given:
             raise
@@ -95,10 +96,15 @@ def load_old_task(config: RunConfig, context: RunContext, data: ImageData) -> "O
     return OldTask(old.train, selection, None)
 
 
-def _load(folder: str, parent: Run, config: RunConfig) -> ImageData:
+def _load(folder: str, parent: Run, config: RunConfig, *, decisions: str | None) -> ImageData:
     """Loads the images of the earlier run with its split."""
     return load_listing(
-        list_images(folder, argument="old_photos", multi_label=parent.is_multi_label),
+        list_images(
+            folder,
+            argument="old_photos",
+            multi_label=parent.is_multi_label,
+            decisions=decisions,
+        ),
         check_settings(
             parent.image_size,
             config.batch_size,

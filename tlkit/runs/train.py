@@ -165,6 +165,7 @@ def train_run(
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
     damaged: str = KEEP,
+    decisions: str | os.PathLike[str] | None = None,
     resume: bool = True,
     distribute: str | None = None,
     trackers: str | Tracker | Sequence[str | Tracker] | None = None,
@@ -279,6 +280,7 @@ def train_run(
             2**32 - 1.
         max_pixels: Images with more pixels are left out.
         damaged: "keep" or "skip", see `load_folder`.
+        decisions: CSV file of decisions about labels, see `load_folder`.
         resume: Whether a run in an existing directory may be resumed.
         distribute: "auto", "mirrored" or "multi-worker", see `distribution_strategy`; one device by
             default. Several machines make the same call; only the chief writes. A run that was
@@ -321,6 +323,7 @@ def train_run(
         minutes=minutes, folds=folds, refit=refit, reject_unknown=reject_unknown,
         keep_statistics=keep_statistics, statistics_width=statistics_width,
         batch_size=batch_size, seed=seed, max_pixels=max_pixels, damaged=damaged,
+        decisions=None if decisions is None else os.fspath(decisions),
     )
     # fmt: on
     return make_run(
@@ -384,7 +387,13 @@ def make_run(
         parent = load_run(config.path_as_given("from_run"), "from_run")
     is_multi_label = has_several_labels(config, parent)
     with phase("listing files"):
-        listing = list_images(photos, argument="photos", multi_label=is_multi_label)
+        listing = list_images(
+            photos,
+            argument="photos",
+            class_names=parent.class_names if parent else (),
+            multi_label=is_multi_label,
+            decisions=config.path_as_given("decisions"),
+        )
     classes = parent.class_names if parent is not None else classes_of(listing)
     config.weighting_for(classes)  # raises before any image is read
     if out is None:

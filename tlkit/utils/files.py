@@ -22,7 +22,7 @@ _REPLACED = ".tlkit-replaced-"
 _MAX_NAME = 50
 """Number of characters of a file's name in the name of its folder, as names have a limit."""
 
-_FORMULA = re.compile(r"'*(?:\s*[=+\-@|%＝＋－＠]|[\t\r\n])")
+FORMULA = re.compile(r"'*(?:\s*[=+\-@|%＝＋－＠]|[\t\r\n])")
 """Start of a cell that spreadsheets evaluate."""
 
 
@@ -190,12 +190,12 @@ def as_cell(text: str) -> str:
     Reference:
         https://owasp.org/www-community/attacks/CSV_Injection
     """
-    return f"'{text}" if _FORMULA.match(text) else text
+    return f"'{text}" if FORMULA.match(text) else text
 
 
 def from_cell(cell: str) -> str:
     """Returns the text of a cell that `as_cell` has made."""
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell[1:]) else cell
 
 
 def write_json(path: Path, content: Any) -> None:
