@@ -18,6 +18,7 @@ import pytest
 import tlkit
 from tlkit.continual.forgetting import ForgettingMatrix
 from tlkit.data.reports import DataReport, SkippedFile
+from tlkit.evaluation.label_scores import score_labels
 from tlkit.models.groups import TrainableReport
 from tlkit.training.reports import StageReport, TrainingReport
 from tlkit.utils.cache import ClearReport
@@ -118,6 +119,8 @@ def make_record(cls):
         return data if cls.__name__ == "ImageData" else data.train
     if cls.__name__ == "RunConfig":  # it checks its values
         return cls(photos="<p>", backbone="resnet20")
+    if cls.__name__ == "LabelScores":  # its arrays have the shape of the labels
+        return score_labels(np.eye(3, dtype=int), np.full((3, 3), 0.5), 0.5)
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     return cls(**{name: make_value(hints[name], name) for name in names})

@@ -7,7 +7,7 @@ import numpy as np
 from tlkit.evaluation.intervals import Interval
 from tlkit.evaluation.thresholds import Threshold, is_label
 from tlkit.utils.formatting import confidence_interval, percent
-from tlkit.utils.text_repr import Record
+from tlkit.utils.text_repr import ShownAsText
 
 NUM_RESAMPLES = 400
 _MAX_AT_ONCE = 2_000_000
@@ -15,7 +15,7 @@ _MAX_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class LabelScores(Record):
+class LabelScores(ShownAsText):
     """The scores over all labels, and the counts of each label.
 
     Intervals are those of 400 resamples of the images (percentile bootstrap), as the labels of an

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tlkit.errors import ArgumentError, DataError, quoted
-from tlkit.utils.text_repr import Record
+from tlkit.utils.text_repr import ShownAsText
 
 THRESHOLD = 0.5
 """The threshold of labels for which none was chosen."""
@@ -21,7 +21,7 @@ Threshold = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class LabelThresholds(Record):
+class LabelThresholds(ShownAsText):
     """The probability from which each label is assigned, and how it was chosen.
 
     Attributes:
