@@ -1,4 +1,4 @@
-"""The function of formats without image files and strings: from pixels to probabilities."""
+"""The functions of formats without image files and strings: from pixels to probabilities."""
 
 from typing import Any
 
@@ -34,5 +34,27 @@ def classifying_function(model: keras.Model) -> Any:
         outputs = model(tf.cast(images, tf.float32), training=False)
         probabilities = probabilities_of(outputs, model)
         return {"probabilities": probabilities, "class_id": tf.argmax(probabilities, axis=1)}
+
+    return classify
+
+
+def probabilities_function(model: keras.Model, *, is_integer: bool = False) -> Any:
+    """Returns a `tf.function` from pixels to "probabilities" alone, float32 `(n, num_classes)`.
+
+    It takes `images`, as `classifying_function` does. One output of float32 is what image
+    classifiers of phones and browsers expect of a LiteRT file.
+
+    Args:
+        model: As for `classifying_function`.
+        is_integer: Whether the function is to be converted to integers: it then takes one image,
+            float32 `(1, height, width, channels)`, which the converter replaces by integers.
+    """
+    batch, dtype = (1, tf.float32) if is_integer else (None, tf.uint8)
+    images_spec = tf.TensorSpec([batch, *image_shape_of(model)], dtype, "images")
+
+    @tf.function(input_signature=[images_spec], autograph=False)
+    def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = model(tf.cast(images, tf.float32), training=False)
+        return {"probabilities": probabilities_of(outputs, model)}
 
     return classify

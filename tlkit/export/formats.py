@@ -4,7 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from tlkit.errors import ArgumentError
+from tlkit.errors import ArgumentError, as_tuple, check_choice
+
+FULL_INT8 = "full_int8"
+"""The quantization of weights, activations, input and output, which needs images to calibrate."""
 
 MAX_ACCURACY_DROP = 0.03
 """Largest loss of accuracy by rounded weights, as a fraction of the compared images."""
@@ -34,6 +37,16 @@ class ExportFormat:
     largest_difference: float = 1e-5
     quantization: str | None = None
 
+    @property
+    def needs_images(self) -> bool:
+        """Whether images are needed to calibrate the range of each activation."""
+        return self.quantization == FULL_INT8
+
+    @property
+    def is_held_to_accuracy(self) -> bool:
+        """Whether its probabilities may differ as long as the accuracy does not drop."""
+        return self.largest_difference >= 1
+
 
 _LITERT = (("ai_edge_litert", "ai-edge-litert"),)
 _ONNX = (("tf2onnx", "tf2onnx"), ("onnx", "onnx"), ("onnxruntime", "onnxruntime"))
@@ -52,6 +65,14 @@ EXPORT_FORMATS = {
             "litert_float16", "model_float16.tflite", "ai_edge_litert", _LITERT, 0.1, "float16"
         ),
         ExportFormat("litert_int8", "model_int8.tflite", "ai_edge_litert", _LITERT, 1.0, "int8"),
+        ExportFormat(
+            "litert_full_int8",
+            "model_full_int8.tflite",
+            "ai_edge_litert",
+            _LITERT,
+            1.0,
+            FULL_INT8,
+        ),
         ExportFormat("onnx", "model.onnx", "onnxruntime", _ONNX, 1e-3),
     )
 }

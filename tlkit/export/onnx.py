@@ -7,12 +7,12 @@ from typing import Any
 
 import keras
 
-from tlkit.data.settings import GREY, RESIZES, RGB
 from tlkit.errors import ExportError
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.prediction import image_shape_of
 from tlkit.export.constant_graph import constant_graph
 from tlkit.export.formats import EXPORT_FORMATS, check_packages
+from tlkit.export.image_input import ImageInput
 from tlkit.utils.tensorflow_logging import unlogged
 
 OPSET = 17
@@ -56,13 +56,10 @@ def write_onnx(
 
     names = check_class_names(class_names, num_classes_of(model))
     converted = _convert(model)
-    height, width, channels = image_shape_of(model)
-    kind = {GREY: "grey", RGB: "RGB"}.get(channels, f"{channels}-channel")
-    resize = (about or {}).get("resize")
-    resizing = "" if resize is None else f", {RESIZES[resize]}"
+    images = ImageInput(*image_shape_of(model), (about or {}).get("resize"))
     converted.doc_string = (
-        f"images: uint8 {kind} values 0...255, {width} x {height} pixels{resizing}; preprocessing "
-        "is part of the model. probabilities and class_id: in the order of class_names."
+        f"images: uint8 {images}; preprocessing is part of the model. probabilities and class_id: "
+        "in the order of class_names."
     )
     for value in (*converted.graph.input, *converted.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
