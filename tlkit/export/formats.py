@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from tlkit.errors import ArgumentError, as_tuple, check_choice
+from tlkit.errors import ArgumentError
 
 FULL_INT8 = "full_int8"
 """The quantization of weights, activations, input and output, which needs images to calibrate."""
@@ -97,3 +97,29 @@ def check_packages(formats: Iterable[str]) -> None:
                 f"Received: {name!r}, which needs {' and '.join(missing)}. "
                 'Install with: pip install "tlkit[export]".'
             )
+
+
+def check_needs_images(formats: Iterable[str], calibrate: object) -> None:
+    """Raises `ArgumentError` unless there are images for formats that need them, and only then.
+
+    Args:
+        formats: Names of `EXPORT_FORMATS`.
+        calibrate: The images to calibrate, or `None`.
+
+    Example:
+        >>> from tlkit.export.formats import check_needs_images
+        >>> check_needs_images(["litert"], calibrate=None)
+    """
+    needing = [name for name in formats if EXPORT_FORMATS[name].needs_images]
+    if needing and calibrate is None:
+        raise ArgumentError(
+            f"`calibrate` must be images for {needing[0]!r}, which takes the range of each "
+            "activation from them. Received: calibrate=None. Give some training images, such as "
+            "data.train."
+        )
+    if calibrate is not None and not needing:
+        raise ArgumentError(
+            "`calibrate` must be left out unless a format is calibrated. Received: calibrate with "
+            f"{', '.join(map(repr, formats))}. Leave it out, or add "
+            f"{', '.join(repr(name) for name, one in EXPORT_FORMATS.items() if one.needs_images)}."
+        )

@@ -1,4 +1,4 @@
-"""A model in integers: weights, activations, input and output, for accelerators such as Edge TPU."""
+"""A LiteRT model in integers only, for accelerators such as Edge TPU."""
 
 from collections.abc import Iterator
 
@@ -46,9 +46,9 @@ def integer_converter(model: keras.Model, images: np.ndarray) -> "tf.lite.TFLite
     )
     pixels = _with_extremes(images)
 
-    def calibration_images() -> Iterator[dict[str, np.ndarray]]:
+    def calibration_images() -> Iterator[list[np.ndarray]]:
         for image in pixels:
-            yield {"images": image[np.newaxis].astype(np.float32)}
+            yield [image[np.newaxis].astype(np.float32)]
 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = calibration_images

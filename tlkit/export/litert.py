@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tlkit.export.image_input import ImageInput
 from tlkit.export.integers import check_integers, integer_converter
 from tlkit.export.labels import add_labels
 from tlkit.export.litert_metadata import add_metadata
-from tlkit.utils.tensorflow_logging import unlogged
+from tlkit.utils.tensorflow_logging import standard_error_hidden, unlogged
 
 FILES = {
     spec.quantization: spec.path
@@ -94,15 +95,15 @@ def write_litert(
     return file
 
 
-def _convert(
-    model: keras.Model, quantization: str | None, calibrate: np.ndarray | None
-) -> bytes:
+def _convert(model: keras.Model, quantization: str | None, calibrate: np.ndarray | None) -> bytes:
     if calibrate is None:
         converter = _converter(model, quantization)
     else:
         converter = integer_converter(model, calibrate)
+    # the quantizer prints its settings
+    hidden = nullcontext() if calibrate is None else standard_error_hidden()
     try:
-        with unlogged("tensorflow", below=logging.WARNING):  # messages about a temporary folder
+        with hidden, unlogged("tensorflow", below=logging.WARNING):  # about a temporary folder
             content: bytes = converter.convert()
     except ConverterError as error:
         raise ExportError(
