@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from tlkit.errors import ArgumentError
+from tlkit.errors import ArgumentError, as_tuple, check_choice
 
 FULL_INT8 = "full_int8"
 """The quantization of weights, activations, input and output, which needs images to calibrate."""
@@ -77,6 +77,30 @@ EXPORT_FORMATS = {
     )
 }
 
+IN_EVERY_RUN = ("saved_model", "keras")
+"""Formats that a run holds anyway."""
+
+
+def further_formats(formats: str | Iterable[str]) -> tuple[str, ...]:
+    """Returns the formats that a run is to hold beyond those of every run.
+
+    Args:
+        formats: Names of `EXPORT_FORMATS`, as an iterable or as one string with commas.
+
+    Raises:
+        ArgumentError: A name is not one of them.
+
+    Example:
+        >>> from tlkit.export.formats import further_formats
+        >>> further_formats("onnx, keras, litert"), further_formats(["keras"])
+        (('litert', 'onnx'), ())
+    """
+    names = formats.split(",") if isinstance(formats, str) else as_tuple(formats)
+    names = [name.strip() if isinstance(name, str) else name for name in names]
+    for name in names:
+        check_choice("formats", name, EXPORT_FORMATS)
+    return tuple(name for name in EXPORT_FORMATS if name in names and name not in IN_EVERY_RUN)
+
 
 def check_packages(formats: Iterable[str]) -> None:
     """Raises `ArgumentError` unless the packages that write and check `formats` are installed.
@@ -119,7 +143,7 @@ def check_needs_images(formats: Iterable[str], calibrate: object) -> None:
         )
     if calibrate is not None and not needing:
         raise ArgumentError(
-            "`calibrate` must be left out unless a format is calibrated. Received: calibrate with "
-            f"{', '.join(map(repr, formats))}. Leave it out, or add "
+            "`calibrate` must be left out unless a format is calibrated. Received: images "
+            f"for {', '.join(map(repr, formats))}. Leave them out, or add "
             f"{', '.join(repr(name) for name, one in EXPORT_FORMATS.items() if one.needs_images)}."
         )

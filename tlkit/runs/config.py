@@ -33,6 +33,7 @@ from tlkit.errors import (
     check_seed,
     check_side,
 )
+from tlkit.export.formats import check_packages, further_formats
 from tlkit.models.backbone_files import with_absolute_path
 from tlkit.models.backbone_spec import preprocessing_of
 from tlkit.models.catalogue import find_backbone
@@ -76,6 +77,7 @@ _LEFT_OUT = {
     "refit": False,
     "keep_statistics": None,
     "statistics_width": None,
+    "formats": None,
 }
 """Defaults that `run.json` leaves out, as runs of earlier versions do not have these arguments."""
 
@@ -166,6 +168,7 @@ class RunConfig:
 
     Attributes:
         resize: `None` for "stretch", or for that of the earlier run.
+        formats: The formats beyond those of every run; `None` for none.
         as_given: The paths as they were given, by name of the field, for messages.
 
     Args:
@@ -362,6 +365,15 @@ class RunConfig:
             "Number of landmarks of these sums, which take 20 bytes times its square.", TRAINING
         ),
     )
+    formats: Sequence[str] | None = field(
+        default=None,
+        metadata=option(
+            "Also export to litert, litert_int8, litert_full_int8, onnx, ...",
+            RUN,
+            "NAME,NAME",
+            name="format",
+        ),
+    )
     batch_size: int = field(default=32, metadata=option("Images per step.", TRAINING))
     seed: int = field(
         default=0,
@@ -418,8 +430,9 @@ class RunConfig:
     def to_json(self) -> dict[str, object]:
         """Returns the "arguments" of `run.json`."""
         content = {field.name: getattr(self, field.name) for field in arguments_of(self)}
-        if self.backbones is not None:
-            content["backbones"] = list(self.backbones)
+        for name in ("backbones", "formats"):
+            if content[name] is not None:
+                content[name] = list(getattr(self, name))
         for name, default in _LEFT_OUT.items():
             if content[name] == default:
                 del content[name]
@@ -441,9 +454,10 @@ class RunConfig:
         for name in ("from_run", "backbone", "preprocessing", "weights", "old_photos"):
             check_type(arguments.get(name), str | None)
         check_type(arguments["photos"], str)
-        check_type(arguments.get("backbones"), list | None)
-        if arguments.get("backbones") is not None:
-            arguments["backbones"] = tuple(arguments["backbones"])
+        for name in ("backbones", "formats"):
+            check_type(arguments.get(name), list | None)
+            if arguments.get(name) is not None:
+                arguments[name] = tuple(arguments[name])
         return cls(**arguments, kept=True)
 
     def given_values(self, *names: str) -> dict[str, Any]:
@@ -488,6 +502,9 @@ class RunConfig:
             self._set("old_photos", absolute(self.old_photos))
         self._check_combinations()
         self._check_last_training()
+        if self.formats is not None:
+            self._set("formats", further_formats(self.formats) or None)
+            check_packages(self.formats or ())
         return as_given
 
     def _check_combinations(self) -> None:
@@ -657,6 +674,7 @@ class RunConfig:
         for name, allowed in CHOICES.items():
             if (value := getattr(self, name)) is not None:
                 check_choice(name, value, allowed)
+        further_formats(self.formats or ())
         for name in ("reject_unknown", "refit", "keep_statistics"):
             may_be_none = name == "keep_statistics"
             if not isinstance(value := getattr(self, name), bool) and not (

@@ -16,6 +16,7 @@ import numpy as np
 
 from tlkit.data.images import ImageSplit
 from tlkit.errors import RunError, StorageError
+from tlkit.export.formats import EXPORT_FORMATS, IN_EVERY_RUN
 from tlkit.models.test_time_views import NONE
 from tlkit.runs.any_config import Config
 from tlkit.runs.config import RunConfig, check_type
@@ -76,6 +77,7 @@ _RESULTS = (
     STATISTICS_FILE,
     REJECTION_FILE,
     "export",
+    *(spec.path for name, spec in EXPORT_FORMATS.items() if name not in IN_EVERY_RUN),
 )
 
 

@@ -235,6 +235,7 @@ def write_page(
         **({} if data.channels == RGB else {"channels": str(data.channels)}),
         "seed": str(data.seed),
         **({} if results.views is None else {"test-time views": str(results.views)}),
+        **{f"export to {one.name}": str(one) for one in results.exports},
         **record.versions,
     }
     page = Page(
