@@ -38,7 +38,7 @@ def integer_converter(model: keras.Model, images: np.ndarray) -> "tf.lite.TFLite
         https://coral.ai/docs/edgetpu/models-intro/#model-requirements
     """
     graph = graph_of(probabilities_function(model, is_integer=True))
-    _replace_squares(graph.graph_def)
+    _prepare(graph.graph_def)
     module = tf.Module()
     module.classify = _function_of(graph, (1, *image_shape_of(model)))
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
@@ -95,11 +95,17 @@ def _function_of(graph: ConstantGraph, shape: tuple[int, ...]) -> tf.types.exper
     return classify
 
 
-def _replace_squares(graph_def: tf.compat.v1.GraphDef) -> None:
-    """Replaces x² by x · x: the converter leaves squares in float32, but not products."""
-    for node in (node for node in graph_def.node if node.op == "Square"):
-        node.op = "Mul"
-        node.input.insert(1, node.input[0])
+def _prepare(graph_def: tf.compat.v1.GraphDef) -> None:
+    """Replaces what the converter would leave in float32, or would lose the signature for.
+
+    It computes products in integers, but not squares. And it saves the function together with its
+    custom gradients, which cannot be traced again in a graph of constants.
+    """
+    for node in graph_def.node:
+        node.attr.pop("_gradient_op_type", None)
+        if node.op == "Square":
+            node.op = "Mul"
+            node.input.insert(1, node.input[0])
 
 
 def _with_extremes(images: np.ndarray) -> np.ndarray:
