@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.lite.python import schema_py_generated as litert_schema
-from tensorflow.lite.tools import flatbuffer_utils
 from tensorflow.python.eager import context
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.grappler import tf_optimizer
@@ -120,6 +118,10 @@ def with_litert_metadata(content: bytes, name: str, metadata: bytes) -> bytes:
         name: The name of the metadata.
         metadata: The content of the buffer.
     """
+    # imported here, as reading them takes a while
+    from tensorflow.lite.python import schema_py_generated as litert_schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     buffer, entry = litert_schema.BufferT(), litert_schema.MetadataT()
     buffer.data = np.frombuffer(metadata, np.uint8)
@@ -135,7 +137,7 @@ def litert_operations(content: bytes) -> Mapping[str, frozenset[str]]:
     Why: `tf.lite.experimental.Analyzer` prints them, and the interpreter does not say which tensors
     an operation reads.
 
-    Where: as for `with_litert_metadata`.
+    Where: https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/lite/tools/flatbuffer_utils.py
 
     Args:
         content: The model.
@@ -143,6 +145,9 @@ def litert_operations(content: bytes) -> Mapping[str, frozenset[str]]:
     Returns:
         For each kind of operation, such as "CONV_2D", names such as "INT8" and "FLOAT32".
     """
+    from tensorflow.lite.python import schema_py_generated as litert_schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
     names = {number: name for name, number in vars(litert_schema.TensorType).items()}
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     types: dict[str, set[str]] = {}
