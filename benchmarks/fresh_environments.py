@@ -59,7 +59,8 @@ def main() -> None:
     files = "the SavedModel was not run"
     with tempfile.TemporaryDirectory() as work:
         exported = Path(work) / "exported"
-        tlkit.export_model(model, exported, data.class_names, formats=tuple(EXPORT_FORMATS))
+        formats = tuple(EXPORT_FORMATS)
+        tlkit.export_model(model, exported, data.class_names, formats=formats, calibrate=data.train)
         for name, one in EXPORT_FORMATS.items():
             packages = PACKAGES[one.runtime]
             python, reason = python_with(packages, given.environments.resolve() / one.runtime)

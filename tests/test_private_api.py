@@ -370,6 +370,34 @@ def _():
     )
 
 
+def converted():
+    function = tf.function(lambda x: {"y": tf.nn.relu(x)}, autograph=False)
+    concrete = function.get_concrete_function(tf.TensorSpec((1, 2), tf.float32, "x"))
+    module = tf.Module()
+    module.function = function
+    return tf.lite.TFLiteConverter.from_concrete_functions([concrete], module).convert()
+
+
+@canary(
+    "with_litert_metadata",
+    "TensorFlow no longer writes LiteRT models that were read by its flatbuffer_utils, with their "
+    "metadata.",
+)
+def _():
+    before = converted()
+    after = tensorflow_private.with_litert_metadata(before, "OWN", b"own content")
+    same = tensorflow_private.litert_operations
+    return b"own content" in after and b"OWN" in after and same(before) == same(after)
+
+
+@canary(
+    "litert_operations",
+    "TensorFlow's flatbuffer_utils no longer gives operations and types of LiteRT models.",
+)
+def _():
+    return tensorflow_private.litert_operations(converted()) == {"RELU": frozenset({"FLOAT32"})}
+
+
 # Others
 
 

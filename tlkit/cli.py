@@ -394,7 +394,7 @@ def _from_standard_input(image: str) -> list[str]:
 
 
 @command(rich_help_panel=_USING)
-def export(
+def export(  # noqa: PLR0917 - typer calls it by name
     run: RunFolder,
     to: Annotated[Path, typer.Option(metavar="DIR", help="New or empty folder to write to.")],
     file_format: Annotated[
@@ -407,13 +407,20 @@ def export(
         ),
     ] = "saved_model",
     version: Annotated[int | None, Whole(help="Write to DIR/N, for TensorFlow Serving.")] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Images to calibrate litert_full_int8; by default training images of the run.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Export a run's model to another folder or format, and check the export against it."""
     from tlkit.runs.inference import export_run
 
     with phase("exporting"):
-        report = export_run(run, to, file_format, version=version)
+        report = export_run(run, to, file_format, version=version, calibrate=calibrate)
     if as_json:
         _print_json(dataclasses.asdict(report))
     else:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import keras
 import numpy as np
@@ -39,8 +40,14 @@ def write(name, model, folder, kind="softmax"):
     if name == "onnx":
         return write_onnx(model, folder, names_for(kind))
     if name in FILES:
-        quantization = EXPORT_FORMATS[name].quantization
-        return write_litert(model, folder, names_for(kind), quantization=quantization)
+        spec = EXPORT_FORMATS[name]
+        return write_litert(
+            model,
+            folder,
+            names_for(kind),
+            quantization=spec.quantization,
+            calibrate=random_images() if spec.needs_images else None,
+        )
     report = tlkit.export_model(
         model, folder / "exported", names_for(kind), formats=(name,), fresh_process=False
     )
@@ -100,7 +107,12 @@ def test_every_format_passes_the_checks_for_several_backbones(backbone, kind, tm
     model = discriminating_classifier(backbone, kind, images)
     assert expected_of(model, images).std(axis=0).max() > 0.01
     report = tlkit.export_model(
-        model, tmp_path / "out", names_for(kind), formats=tuple(EXPORT_FORMATS), samples=images
+        model,
+        tmp_path / "out",
+        names_for(kind),
+        formats=tuple(EXPORT_FORMATS),
+        samples=images,
+        calibrate=images,
     )
     assert report.num_samples == len(images)
     assert [one.name for one in report.formats] == list(EXPORT_FORMATS)
@@ -134,9 +146,24 @@ def test_rounding_that_costs_too_much_accuracy_is_refused(tmp_path):
     report = check_parity("litert_int8", path, images, expected, model=model, labels=labels)
     assert report.accuracy_drop <= 0.03
     assert "accuracy lower by" in str(report)
+    assert report.comparison.num_images == len(images)
+    assert report.comparison.difference == pytest.approx(-report.accuracy_drop)
     arguments = {"kind": "softmax", "labels": labels}
     with pytest.raises(ExportError, match=r"accuracy is lower by [\d.]+ points on 16"):
         parity.compare_probabilities("litert_int8", swapped, expected, **arguments)
+
+
+@pytest.mark.parametrize(("num_images", "is_refused"), [(20, False), (40, True)])
+def test_of_few_images_one_may_be_lost(num_images, is_refused):
+    """One of 20 images is 5 points, and two of 40 are, too."""
+    labels = np.zeros(num_images, int)
+    expected = np.tile([0.9, 0.1], (num_images, 1))
+    exported = expected.copy()
+    exported[: num_images // 20] = [0.4, 0.6]
+    arguments = {"kind": "softmax", "labels": labels}
+    expectation = pytest.raises(ExportError, match=r"lower by 5\.0 points") if is_refused else None
+    with expectation or nullcontext():
+        parity.compare_probabilities("litert_full_int8", exported, expected, **arguments)
 
 
 def test_the_error_about_a_broken_file_has_the_runtimes_reason(tmp_path):

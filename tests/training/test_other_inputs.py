@@ -229,6 +229,13 @@ def test_what_cannot_be_exported_is_named_before_any_work(tmp_path):
         (("saved_model",), None, {}, "`samples` must be given .*: some texts"),
         (("saved_model",), np.ones((2, 3)), {}, "`samples` must contain text"),
         (("saved_model",), texts, {"resize": "crop"}, "`resize` must be left out"),
+        (("saved_model",), texts, {"test": data.train}, "`test` must be left out"),
+        (
+            ("litert_full_int8",),
+            texts,
+            {"calibrate": texts},
+            "calibrated on images only .* Received: 'litert_full_int8'",
+        ),
     ):
         with pytest.raises(ArgumentError, match=message):
             tlkit.export_model(

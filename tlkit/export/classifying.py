@@ -1,4 +1,4 @@
-"""The function of formats without image files and strings: from pixels to probabilities."""
+"""The functions of formats without image files and strings: from pixels to probabilities."""
 
 from typing import Any
 
@@ -31,9 +31,7 @@ def classifying_function(model: keras.Model) -> Any:
 
     @tf.function(input_signature=[input_spec_of(model)], autograph=False)
     def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        given = tf.cast(inputs, tf.float32) if inputs.dtype == tf.uint8 else inputs
-        outputs = model(given, training=False)
-        probabilities = probabilities_of(outputs, model)
+        probabilities = _probabilities(model, inputs)
         return {"probabilities": probabilities, "class_id": tf.argmax(probabilities, axis=1)}
 
     return classify
@@ -57,3 +55,30 @@ def input_spec_of(model: keras.Model) -> tf.TensorSpec:
     if spec.takes_images:
         return tf.TensorSpec([None, *image_shape_of(model)], tf.uint8, "images")
     return tf.TensorSpec(spec.input_shape, spec.input_dtype, "inputs")
+
+
+def probabilities_function(model: keras.Model, *, is_integer: bool = False) -> Any:
+    """Returns a `tf.function` from pixels to "probabilities" alone, float32 `(n, num_classes)`.
+
+    It takes what `classifying_function` does. One output of float32 is what image classifiers of
+    phones and browsers expect of a LiteRT file.
+
+    Args:
+        model: As for `classifying_function`.
+        is_integer: Whether the function is to be converted to integers: it then takes one image,
+            float32 `(1, height, width, channels)`, which the converter replaces by integers.
+    """
+    spec = input_spec_of(model)
+    if is_integer:
+        spec = tf.TensorSpec([1, *spec.shape[1:]], tf.float32, spec.name)
+
+    @tf.function(input_signature=[spec], autograph=False)
+    def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": _probabilities(model, inputs)}
+
+    return classify
+
+
+def _probabilities(model: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
+    given = tf.cast(inputs, tf.float32) if inputs.dtype == tf.uint8 else inputs
+    return probabilities_of(model(given, training=False), model)

@@ -60,8 +60,17 @@ def load_with_ai_edge_litert() -> Callable[[str], Predict]:
 
     def open_model(path: str) -> Predict:
         runner = Interpreter(path, num_threads=os.cpu_count()).get_signature_runner()
-        (name,) = runner.get_input_details()
-        return lambda images: runner(**{name: images})["probabilities"]
+        ((name, taken),) = runner.get_input_details().items()
+        is_single = taken["shape_signature"][0] == 1
+        scale, zero = runner.get_output_details()["probabilities"]["quantization"]
+
+        def predict(images: Any) -> Any:
+            batches = [images[n : n + 1] for n in range(len(images))] if is_single else [images]
+            outputs = np.concatenate([runner(**{name: one})["probabilities"] for one in batches])
+            # integers stand for multiples of the scale; floats have none
+            return scale * (outputs.astype(np.float32) - zero) if scale else outputs
+
+        return predict
 
     return open_model
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.export.classifying import classifying_function, input_spec_of
+from tlkit.export.classifying import classifying_function
 from tlkit.utils.tensorflow_private import with_constants
 
 
@@ -48,15 +49,25 @@ def constant_graph(model: keras.Model) -> ConstantGraph:
         >>> {node.op for node in graph.graph_def.node} & {"ReadVariableOp", "Erfc"}
         set()
     """
+    graph = graph_of(classifying_function(model))
+    _replace_erfc(graph.graph_def)
+    return graph
+
+
+def graph_of(function: Any) -> ConstantGraph:
+    """Returns the graph of a `tf.function` of one input, as TensorFlow traces it.
+
+    Args:
+        function: A function with an input signature that returns a dictionary of tensors.
+    """
     with _functions_inlined():
-        concrete = classifying_function(model).get_concrete_function()
+        concrete = function.get_concrete_function()
+    ((spec,), _) = concrete.structured_input_signature
     frozen = with_constants(concrete)
-    graph_def = frozen.graph.as_graph_def(add_shapes=True)
-    _replace_erfc(graph_def)
     names = sorted(concrete.structured_outputs)  # the order of a function's flat outputs
     return ConstantGraph(
-        graph_def=graph_def,
-        input_names={frozen.inputs[0].name: input_spec_of(model).name},
+        graph_def=frozen.graph.as_graph_def(add_shapes=True),
+        input_names={frozen.inputs[0].name: spec.name},
         output_names=dict(zip((x.name for x in frozen.outputs), names, strict=True)),
     )
 

@@ -14,6 +14,7 @@ from tlkit.evaluation.example_checks import check_examples
 from tlkit.evaluation.rejection import Rejection
 from tlkit.evaluation.thresholds import Threshold
 from tlkit.export.answers import Answering, Answers
+from tlkit.export.formats import EXPORT_FORMATS
 from tlkit.export.saved_model import save_module
 from tlkit.models.graph import with_nested
 from tlkit.models.model_spec import ModelSpec
@@ -69,18 +70,32 @@ class ExampleServing(Answering):
         return inputs
 
 
-def check_example_formats(formats: tuple[str, ...], spec: ModelSpec, resize: str) -> None:
-    """Raises `ArgumentError` if a format cannot look words up, and the model does, or for `resize`.
+def check_example_formats(
+    formats: tuple[str, ...], spec: ModelSpec, resize: str, test: object
+) -> None:
+    """Raises `ArgumentError` if a format cannot look words up, and the model does, or needs images.
 
     Args:
         formats: Names of `EXPORT_FORMATS`.
         spec: The specification of a model that takes no images.
         resize: How images would be resized: "stretch", the default, for none.
+        test: Labelled images to measure formats on, or `None`.
     """
     if resize != "stretch":
         raise ArgumentError(
             f"`resize` must be left out for a model that takes no images. Received: resize="
             f"{resize!r} for model={spec.name!r}. Leave it out."
+        )
+    if test is not None:
+        raise ArgumentError(
+            "`test` must be left out for a model that takes no images. Received: test of type "
+            f"{type(test).__name__} for model={spec.name!r}. Leave it out."
+        )
+    if calibrated := [name for name in formats if EXPORT_FORMATS[name].needs_images]:
+        raise ArgumentError(
+            "`formats` must be calibrated on images only for a model that takes images. Received: "
+            f"{', '.join(map(repr, calibrated))} for model={spec.name!r}. Export to 'litert' or "
+            "'litert_int8'."
         )
     if spec.takes_text and (others := [name for name in formats if name not in WITH_TEXT]):
         raise ArgumentError(

@@ -1,5 +1,6 @@
 """Export of models to deploy; each export is compared with the model before it is published."""
 
+import dataclasses
 import math
 import os
 import tempfile
@@ -14,10 +15,12 @@ import tensorflow as tf
 from sklearn.datasets import load_sample_images
 
 from tlkit.data.conversion import readable
+from tlkit.data.images import ImageSplit
 from tlkit.data.limits import MAX_PIXELS
 from tlkit.data.reading import read_image
 from tlkit.data.settings import GREY, RESIZES, RGB, STRETCH
 from tlkit.errors import ArgumentError, ExportError, as_tuple, check_choice, check_count, check_path
+from tlkit.evaluation.comparison import ComparisonReport
 from tlkit.evaluation.image_files import (
     Paths,
     are_paths,
@@ -43,7 +46,8 @@ from tlkit.export.example_model import (
     sample_array,
     write_example_model,
 )
-from tlkit.export.formats import EXPORT_FORMATS, check_packages
+from tlkit.export.export_images import ComparedImages, calibration_images
+from tlkit.export.formats import EXPORT_FORMATS, check_needs_images, check_packages
 from tlkit.export.labels import add_labels
 from tlkit.export.litert import write_litert
 from tlkit.export.onnx import write_onnx
@@ -54,7 +58,7 @@ from tlkit.models.heads import head_kind
 from tlkit.models.model_spec import describe_model
 from tlkit.models.vocabularies import config_with_vocabulary
 from tlkit.utils.files import written_aside
-from tlkit.utils.formatting import megabytes
+from tlkit.utils.formatting import counted, megabytes
 from tlkit.utils.text_repr import ShownAsText
 
 FORMATS = tuple(EXPORT_FORMATS)
@@ -80,6 +84,10 @@ class ExportedFormat(ShownAsText):
             `tlkit.export.parity.accuracy_drop`. `None` if no fresh process was used.
         load_seconds: Time to load it in a process that has only the format's runtime, or `None`.
         milliseconds_per_image: Time for one image there, or `None`.
+        comparison: With `test` images, for a format that is held to the accuracy alone: the model
+            in memory (first) compared with the export (second) on them. The difference and the
+            loss of accuracy above are then measured on these images, too.
+        num_calibrated: Number of images that the format was calibrated on; 0 for the others.
     """
 
     name: str
@@ -89,6 +97,8 @@ class ExportedFormat(ShownAsText):
     accuracy_drop: float | None = None
     load_seconds: float | None = None
     milliseconds_per_image: float | None = None
+    comparison: ComparisonReport | None = None
+    num_calibrated: int = 0
 
     def __str__(self) -> str:
         text = (
@@ -100,7 +110,11 @@ class ExportedFormat(ShownAsText):
                 f"; in a fresh process {self.load_seconds:.2f} s to load, "
                 f"{self.milliseconds_per_image:.1f} ms per image"
             )
-        if self.accuracy_drop:
+        if self.num_calibrated:
+            text += f"; calibrated on {counted(self.num_calibrated, 'image')}"
+        if self.comparison is not None:
+            text += f"; model in memory (first) and export (second): {self.comparison}"
+        elif self.accuracy_drop:
             text += f"; expected loss of accuracy {100 * self.accuracy_drop:.1f} points"
         return text
 
@@ -136,18 +150,21 @@ def export_model(
     rejection: Rejection | None = None,
     fresh_process: bool = True,
     resize: str = STRETCH,
+    calibrate: ImageSplit | Sequence[str | os.PathLike[str]] | np.ndarray | None = None,
+    test: ImageSplit | None = None,
 ) -> ExportReport:
     """Exports `model` to formats that need no tlkit, and compares each export with the model.
 
     With "saved_model" alone, `path` is the SavedModel itself. Otherwise it is a folder that holds
     the requested ones of `saved_model/`, `model.keras`, `model.tflite`, `model_float16.tflite`,
-    `model_int8.tflite` and `model.onnx`.
+    `model_int8.tflite`, `model_full_int8.tflite` and `model.onnx`.
 
     The SavedModel of a model of images takes contents of image files, or pixels, and returns
     probabilities, class names and class numbers; see `tlkit.export.saved_model`. The other formats
     take pixels and include the preprocessing and the class names; see `tlkit.export.labels`. All
     compute in float32, whatever the model's policy for training is (except for the rounded weights
-    of "litert_float16" and "litert_int8"), and hold no training state. `model` is left unchanged.
+    of "litert_float16" and "litert_int8", and for "litert_full_int8", which computes in integers),
+    and hold no training state. `model` is left unchanged.
 
     A model that takes no images is exported in the same way, but `samples` must be given: its
     SavedModel takes `texts`, strings, or `inputs`, numbers. Only "saved_model" and "keras" hold the
@@ -166,7 +183,7 @@ def export_model(
         path: A folder that does not exist or is empty.
         class_names: Class names in the order of the model's outputs, each on one line.
         formats: One or several of "saved_model", "keras", "litert", "litert_float16",
-            "litert_int8" and "onnx". All but the first two need tlkit[export].
+            "litert_int8", "litert_full_int8" and "onnx". All but the first two need tlkit[export].
         samples: Images to compare on: files, or pixels 0...255 `(n, height, width, 3)`. By
             default, two images that come with scikit-learn, and six views of them. For other
             models, some of their inputs, `(n, ...)`, such as texts.
@@ -184,11 +201,17 @@ def export_model(
         resize: "stretch", "crop" or "pad", as the model's training images were resized; see
             `load_folder`. The SavedModel resizes image files in this way; clients of the other
             formats must, and find it in the settings.
+        calibrate: Images from which "litert_full_int8" takes the range of each activation, and
+            which it cannot be made without: a split such as `data.train`, files, or pixels. Up to
+            128 of them are used, evenly spaced, so that every class of a split is among them.
+        test: Labelled images, at the model's size, on which the accuracies of "litert_int8" and
+            "litert_full_int8" are compared with that of the model in memory: up to 1,000 of them,
+            evenly spaced. Without them, the loss of accuracy is estimated on `samples`.
 
     Raises:
         ArgumentError: If an argument is invalid, `path` is not empty, or `rejection` was fitted to
             other features than those of the model.
-        DataError: If `samples` are missing or cannot be decoded.
+        DataError: If `samples` or `calibrate` are missing or cannot be decoded.
         ExportError: If an export cannot be loaded or does not agree; then nothing is written.
 
     Example:
@@ -203,6 +226,7 @@ def export_model(
     """
     formats = _check_formats(formats)
     check_packages(formats)
+    check_needs_images(formats, calibrate)
     path = _check_path(path)
     check_count("max_pixels", max_pixels)
     check_choice("resize", resize, RESIZES)
@@ -213,15 +237,15 @@ def export_model(
         rejection=None if rejection is None else check_rejection(rejection, model),
         resize=resize,
     )
-    serving, compared = _serving_and_samples(model, formats, samples, given)
+    serving, compared = _serving_and_samples(model, formats, samples, given, test=test)
+    ranges = None
+    if calibrate is not None and isinstance(serving, Serving):
+        ranges = calibration_images(calibrate, model, serving)
     model = _in_float32(model)
     with tf.device(_CPU):
         expected = serving.answers(model, compared.images)
-    if not np.isfinite(expected["probabilities"]).all():
-        raise ExportError(
-            "`model` must give finite probabilities. Received: NaN or infinite ones on "
-            f"{len(compared.images)} images. Train it again with a lower learning rate."
-        )
+        tested = None if test is None else ComparedImages.of(test, model)
+    _check_finite(expected)
     with written_aside(path) as aside, tempfile.TemporaryDirectory() as scratch:
         paths = _paths(aside, formats)
         differences = {}
@@ -233,43 +257,75 @@ def export_model(
             answers = _write_and_run_saved_model(model, paths["saved_model"], compared, serving)
             differences["saved_model"] = _compare("saved_model", answers, expected, serving)
         for name in formats:
-            _write_for_other_runtimes(model, name, aside, serving.class_names, about)
-        parity = {
-            name: check_parity(
-                name,
-                paths[name],
-                sample_array(compared.images),
-                expected["probabilities"].numpy(),
-                model=model,
-                threshold=serving.threshold,
+            _write_for_other_runtimes(
+                model, name, aside, serving.class_names, about, calibrate=ranges
             )
-            for name in formats
-            if fresh_process or name not in _IN_PROCESS
+        probabilities = expected["probabilities"].numpy()
+        samples_there = ComparedImages(sample_array(compared.images), probabilities)
+        checked = [name for name in formats if fresh_process or name not in _IN_PROCESS]
+        parity = {
+            name: _check_parity(name, paths[name], model, serving, samples_there, test=tested)
+            for name in checked
         }
         sizes = {name: _num_bytes(written) for name, written in paths.items()}
-    paths = _paths(path, formats)
     return ExportReport(
         formats=tuple(
-            _report_format(name, paths[name], sizes[name], differences.get(name), parity.get(name))
-            for name in formats
+            _report_format(
+                ExportedFormat(name, written, sizes[name], differences.get(name, 0.0)),
+                parity.get(name),
+                num_calibrated=0 if ranges is None else len(ranges),
+            )
+            for name, written in _paths(path, formats).items()
         ),
         num_samples=len(compared.images),
     )
 
 
-def _report_format(
-    name: str, path: Path, size: int, difference: float | None, parity: ParityReport | None
-) -> ExportedFormat:
-    if parity is None:
-        return ExportedFormat(name, path, size, difference or 0.0)
-    return ExportedFormat(
+def _check_finite(expected: Answers) -> None:
+    probabilities = expected["probabilities"].numpy()
+    if not np.isfinite(probabilities).all():
+        raise ExportError(
+            "`model` must give finite probabilities. Received: NaN or infinite ones on "
+            f"{len(probabilities)} images. Train it again with a lower learning rate."
+        )
+
+
+def _check_parity(
+    name: str,
+    path: Path,
+    model: keras.Model,
+    serving: Answering,
+    samples: ComparedImages,
+    *,
+    test: ComparedImages | None,
+) -> ParityReport:
+    is_tested = test is not None and EXPORT_FORMATS[name].is_held_to_accuracy
+    compared = test if test is not None and is_tested else samples
+    return check_parity(
         name,
         path,
-        size,
-        difference=max(parity.difference, difference or 0.0),
+        compared.images,
+        compared.expected,
+        model=model,
+        threshold=serving.threshold,
+        labels=compared.labels,
+    )
+
+
+def _report_format(
+    exported: ExportedFormat, parity: ParityReport | None, *, num_calibrated: int
+) -> ExportedFormat:
+    """Returns the report on a format with the results of its fresh process, if there was one."""
+    if parity is None:
+        return exported
+    return dataclasses.replace(
+        exported,
+        difference=max(parity.difference, exported.difference),
         accuracy_drop=parity.accuracy_drop,
         load_seconds=parity.load_seconds,
         milliseconds_per_image=parity.milliseconds_per_image,
+        comparison=parity.comparison,
+        num_calibrated=num_calibrated if EXPORT_FORMATS[exported.name].needs_images else 0,
     )
 
 
@@ -285,12 +341,17 @@ class _Given:
 
 
 def _serving_and_samples(
-    model: keras.Model, formats: tuple[str, ...], samples: Any, given: _Given
+    model: keras.Model,
+    formats: tuple[str, ...],
+    samples: Any,
+    given: _Given,
+    *,
+    test: ImageSplit | None,
 ) -> "tuple[Serving | ExampleServing, _ParitySamples]":
     """Returns how the model's outputs become answers, and the inputs to compare on."""
     kind, spec = head_kind(model), describe_model(model)
     if not spec.takes_images:
-        check_example_formats(formats, spec, given.resize)
+        check_example_formats(formats, spec, given.resize, test)
         inputs = example_samples(samples, spec)
         shape, dtype = spec.input_shape[1:], spec.input_dtype
         answering = ExampleServing(
@@ -328,10 +389,19 @@ def _write_for_other_runtimes(
     folder: Path,
     class_names: tuple[str, ...],
     about: dict[str, object],
+    *,
+    calibrate: np.ndarray | None,
 ) -> None:
     spec = EXPORT_FORMATS[name]
     if spec.runtime == "ai_edge_litert":
-        write_litert(model, folder, class_names, quantization=spec.quantization, about=about)
+        write_litert(
+            model,
+            folder,
+            class_names,
+            quantization=spec.quantization,
+            calibrate=calibrate if spec.needs_images else None,
+            about=about,
+        )
     elif spec.runtime == "onnxruntime":
         write_onnx(model, folder, class_names, about=about)
 

@@ -4,7 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from tlkit.errors import ArgumentError
+from tlkit.errors import ArgumentError, as_tuple, check_choice
+
+FULL_INT8 = "full_int8"
+"""The quantization of weights, activations, input and output, which needs images to calibrate."""
 
 MAX_ACCURACY_DROP = 0.03
 """Largest loss of accuracy by rounded weights, as a fraction of the compared images."""
@@ -34,6 +37,16 @@ class ExportFormat:
     largest_difference: float = 1e-5
     quantization: str | None = None
 
+    @property
+    def needs_images(self) -> bool:
+        """Whether images are needed to calibrate the range of each activation."""
+        return self.quantization == FULL_INT8
+
+    @property
+    def is_held_to_accuracy(self) -> bool:
+        """Whether its probabilities may differ as long as the accuracy does not drop."""
+        return self.largest_difference >= 1
+
 
 _LITERT = (("ai_edge_litert", "ai-edge-litert"),)
 _ONNX = (("tf2onnx", "tf2onnx"), ("onnx", "onnx"), ("onnxruntime", "onnxruntime"))
@@ -52,9 +65,41 @@ EXPORT_FORMATS = {
             "litert_float16", "model_float16.tflite", "ai_edge_litert", _LITERT, 0.1, "float16"
         ),
         ExportFormat("litert_int8", "model_int8.tflite", "ai_edge_litert", _LITERT, 1.0, "int8"),
+        ExportFormat(
+            "litert_full_int8",
+            "model_full_int8.tflite",
+            "ai_edge_litert",
+            _LITERT,
+            1.0,
+            FULL_INT8,
+        ),
         ExportFormat("onnx", "model.onnx", "onnxruntime", _ONNX, 1e-3),
     )
 }
+
+IN_EVERY_RUN = ("saved_model", "keras")
+"""Formats that a run holds anyway."""
+
+
+def further_formats(formats: str | Iterable[str]) -> tuple[str, ...]:
+    """Returns the formats that a run is to hold beyond those of every run.
+
+    Args:
+        formats: Names of `EXPORT_FORMATS`, as an iterable or as one string with commas.
+
+    Raises:
+        ArgumentError: A name is not one of them.
+
+    Example:
+        >>> from tlkit.export.formats import further_formats
+        >>> further_formats("onnx, keras, litert"), further_formats(["keras"])
+        (('litert', 'onnx'), ())
+    """
+    names = formats.split(",") if isinstance(formats, str) else as_tuple(formats)
+    names = [name.strip() if isinstance(name, str) else name for name in names]
+    for name in names:
+        check_choice("formats", name, EXPORT_FORMATS)
+    return tuple(name for name in EXPORT_FORMATS if name in names and name not in IN_EVERY_RUN)
 
 
 def check_packages(formats: Iterable[str]) -> None:
@@ -76,3 +121,29 @@ def check_packages(formats: Iterable[str]) -> None:
                 f"Received: {name!r}, which needs {' and '.join(missing)}. "
                 'Install with: pip install "tlkit[export]".'
             )
+
+
+def check_needs_images(formats: Iterable[str], calibrate: object) -> None:
+    """Raises `ArgumentError` unless there are images for formats that need them, and only then.
+
+    Args:
+        formats: Names of `EXPORT_FORMATS`.
+        calibrate: The images to calibrate, or `None`.
+
+    Example:
+        >>> from tlkit.export.formats import check_needs_images
+        >>> check_needs_images(["litert"], calibrate=None)
+    """
+    needing = [name for name in formats if EXPORT_FORMATS[name].needs_images]
+    if needing and calibrate is None:
+        raise ArgumentError(
+            f"`calibrate` must be images for {needing[0]!r}, which takes the range of each "
+            "activation from them. Received: calibrate=None. Give some training images, such as "
+            "data.train."
+        )
+    if calibrate is not None and not needing:
+        raise ArgumentError(
+            "`calibrate` must be left out unless a format is calibrated. Received: images "
+            f"for {', '.join(map(repr, formats))}. Leave them out, or add "
+            f"{', '.join(repr(name) for name, one in EXPORT_FORMATS.items() if one.needs_images)}."
+        )

@@ -7,13 +7,13 @@ from typing import Any
 
 import keras
 
-from tlkit.data.settings import GREY, RESIZES, RGB
 from tlkit.errors import ExportError
 from tlkit.evaluation.names import check_class_names, num_classes_of
 from tlkit.evaluation.prediction import image_shape_of
 from tlkit.export.classifying import input_spec_of
 from tlkit.export.constant_graph import constant_graph
 from tlkit.export.formats import EXPORT_FORMATS, check_packages
+from tlkit.export.image_input import ImageInput
 from tlkit.utils.tensorflow_logging import unlogged
 
 OPSET = 17
@@ -83,10 +83,7 @@ def _input_text(model: keras.Model, resize: str | None) -> str:
     if spec.name != "images":
         shape = ", ".join("any" if side is None else str(side) for side in spec.shape[1:])
         return f"{spec.name}: {spec.dtype.name} ({', '.join(filter(None, ('batch', shape)))})"
-    height, width, channels = image_shape_of(model)
-    kind = {GREY: "grey", RGB: "RGB"}.get(channels, f"{channels}-channel")
-    resizing = "" if resize is None else f", {RESIZES[resize]}"
-    return f"images: uint8 {kind} values 0...255, {width} x {height} pixels{resizing}"
+    return f"images: uint8 {ImageInput(*image_shape_of(model), resize)}"
 
 
 def _convert(model: keras.Model) -> Any:

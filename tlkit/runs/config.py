@@ -36,6 +36,7 @@ from tlkit.errors import (
     check_side,
 )
 from tlkit.evaluation.thresholds import check_threshold
+from tlkit.export.formats import check_packages, further_formats
 from tlkit.models.backbone_files import with_absolute_path
 from tlkit.models.backbone_spec import preprocessing_of
 from tlkit.models.catalogue import find_backbone
@@ -85,6 +86,7 @@ _LEFT_OUT = {
     "refit": False,
     "keep_statistics": None,
     "statistics_width": None,
+    "formats": None,
 }
 """Defaults that `run.json` leaves out, as runs of earlier versions do not have these arguments."""
 
@@ -176,6 +178,7 @@ class RunConfig:
 
     Attributes:
         resize: `None` for "stretch", or for that of the earlier run.
+        formats: The formats beyond those of every run; `None` for none.
         as_given: The paths as they were given, by name of the field, for messages.
 
     Args:
@@ -410,6 +413,15 @@ class RunConfig:
             "Number of landmarks of these sums, which take 20 bytes times its square.", TRAINING
         ),
     )
+    formats: Sequence[str] | None = field(
+        default=None,
+        metadata=option(
+            "Also export to litert, litert_int8, litert_full_int8, onnx, ...",
+            RUN,
+            "NAME,NAME",
+            name="format",
+        ),
+    )
     batch_size: int = field(default=32, metadata=option("Images per step.", TRAINING))
     seed: int = field(
         default=0,
@@ -475,8 +487,9 @@ class RunConfig:
     def to_json(self) -> dict[str, object]:
         """Returns the "arguments" of `run.json`."""
         content = {field.name: getattr(self, field.name) for field in arguments_of(self)}
-        if self.backbones is not None:
-            content["backbones"] = list(self.backbones)
+        for name in ("backbones", "formats"):
+            if content[name] is not None:
+                content[name] = list(getattr(self, name))
         for name, default in _LEFT_OUT.items():
             if content[name] == default:
                 del content[name]
@@ -498,9 +511,10 @@ class RunConfig:
         for name in ("from_run", "backbone", "preprocessing", "weights", "old_photos", "decisions"):
             check_type(arguments.get(name), str | None)
         check_type(arguments["photos"], str)
-        check_type(arguments.get("backbones"), list | None)
-        if arguments.get("backbones") is not None:
-            arguments["backbones"] = tuple(arguments["backbones"])
+        for name in ("backbones", "formats"):
+            check_type(arguments.get(name), list | None)
+            if arguments.get(name) is not None:
+                arguments[name] = tuple(arguments[name])
         return cls(**arguments, kept=True)
 
     def weighting_for(self, class_names: Sequence[str]) -> ClassWeighting:
@@ -571,6 +585,9 @@ class RunConfig:
             if (path := getattr(self, name)) is not None:
                 self._set(name, absolute(path))
         self._check_last_training()
+        if self.formats is not None:
+            self._set("formats", further_formats(self.formats) or None)
+            check_packages(self.formats or ())
         self._check_combinations()
         return as_given
 
@@ -750,6 +767,7 @@ class RunConfig:
         for name, allowed in CHOICES.items():
             if (value := getattr(self, name)) is not None:
                 check_choice(name, value, allowed)
+        further_formats(self.formats or ())
         for name in ("multi_label", "reject_unknown", "refit", "keep_statistics"):
             may_be_none = name == "keep_statistics"
             if not isinstance(value := getattr(self, name), bool) and not (

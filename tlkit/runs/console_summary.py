@@ -28,6 +28,7 @@ def summarize_run(run: Run) -> str:
         *_learning_curve(run.metrics),
         *_calibration(run.metrics),
         *_rejection(run.metrics),
+        *_further_exports(run.metrics),
         *_training(run),
         *_data(run),
     ]
@@ -165,6 +166,25 @@ def _rejection(metrics: Mapping[str, Any]) -> Iterator[str]:
     rejection = metrics.get("rejection")
     if rejection is not None:
         yield "unknown images: the SavedModel reports images that are none of the classes"
+
+
+def _further_exports(metrics: Mapping[str, Any]) -> Iterator[str]:
+    exports = metrics.get("exports", ())
+    for export in exports:
+        if not export["file"]:
+            yield f"{export['name']} was not written: {export['report']}"
+    if files := [_with_accuracies(export) for export in exports if export["file"]]:
+        yield f"also exported: {', '.join(files)}"
+
+
+def _with_accuracies(export: Mapping[str, Any]) -> str:
+    comparison = export["comparison"]
+    if comparison is None:
+        return str(export["file"])
+    before, after = map(percent, comparison["accuracies"])
+    return (
+        f"{export['file']} (accuracy {after}, in memory {before}; n = {comparison['num_images']:,})"
+    )
 
 
 def _training(run: Run) -> Iterator[str]:

@@ -18,6 +18,7 @@ from tlkit.data.image_places import place_name
 from tlkit.data.images import ImageSplit
 from tlkit.errors import RunError, StorageError
 from tlkit.evaluation.thresholds import THRESHOLD, Threshold
+from tlkit.export.formats import EXPORT_FORMATS, IN_EVERY_RUN
 from tlkit.models.test_time_views import NONE
 from tlkit.runs.any_config import Config
 from tlkit.runs.config import RunConfig, check_type
@@ -78,6 +79,7 @@ _RESULTS = (
     STATISTICS_FILE,
     REJECTION_FILE,
     "export",
+    *(spec.path for name, spec in EXPORT_FORMATS.items() if name not in IN_EVERY_RUN),
 )
 
 

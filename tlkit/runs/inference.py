@@ -9,7 +9,7 @@ from tlkit.data.missing_files import missing_files_named
 from tlkit.data.settings import DAMAGED
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, DataError, check_choice
-from tlkit.export.formats import EXPORT_FORMATS
+from tlkit.export.formats import EXPORT_FORMATS, check_needs_images, check_packages
 from tlkit.export.tensorflow_serving import version_folder
 from tlkit.runs.directory import (
     REJECTION_FILE,
@@ -18,6 +18,7 @@ from tlkit.runs.directory import (
     load_run,
     seen_digests,
 )
+from tlkit.runs.export_images import check_image_folder, find_export_images
 from tlkit.runs.team import Team
 from tlkit.utils.tensorflow_logging import load_tensorflow_quietly
 
@@ -93,6 +94,7 @@ def export_run(
     file_format: str,
     *,
     version: int | None = None,
+    calibrate: str | os.PathLike[str] | None = None,
 ) -> "ExportReport":
     """Exports a run's model again, to another folder or in another format.
 
@@ -100,19 +102,34 @@ def export_run(
     If the run rejects out-of-distribution images, so does its SavedModel; other formats hold the
     classifier alone.
 
+    "litert_full_int8" is calibrated on training images of the run, which are recognised by their
+    content in the folders of the run, and its accuracy is compared with that of the model in memory
+    on the test images, or on validation images without them. If none of these exist any longer, the
+    loss of accuracy is estimated on images to calibrate.
+
     Args:
         run: A run directory.
         to: The folder to write.
         file_format: See `export_model`.
         version: For a SavedModel: the version number; the export goes to `to`/`version`, as
             TensorFlow Serving expects it. See `tlkit.export.tensorflow_serving` for requests.
+        calibrate: For "litert_full_int8": a folder with other images to calibrate, of any layout,
+            labelled or not.
 
     Raises:
         RunError: There is no finished run at `run`, it is incomplete, or `to` is not writable.
-        ArgumentError: `to` is not empty, or the format does not exist.
+        ArgumentError: `to` is not empty, the format does not exist, its packages are not installed,
+            or `calibrate` is given for another one.
+        DataError: There are no images to calibrate.
+        ExportError: The export does not agree with the model in memory, or loses too much accuracy.
     """
     finished = load_run(run)
     check_choice("format", file_format, EXPORT_FORMATS)
+    check_packages([file_format])
+    needs_images = EXPORT_FORMATS[file_format].needs_images
+    if calibrate is not None:
+        check_needs_images([file_format], calibrate)
+        check_image_folder(calibrate, "calibrate")
     if version is not None:
         if file_format != "saved_model":
             raise ArgumentError(
@@ -127,15 +144,19 @@ def export_run(
 
     stored = finished.path / REJECTION_FILE
     has_rejection = file_format == "saved_model" and stored.is_file()
+    images = find_export_images(finished, calibrate) if needs_images else None
     return export_model(
         finished.load_served_model(),
         to,
         finished.class_names,
         formats=(file_format,),
+        samples=None if images is None else images.samples,
         max_pixels=finished.max_pixels,
         rejection=Rejection.load(stored) if has_rejection else None,
         resize=finished.resize,
         threshold=finished.threshold,
+        calibrate=None if images is None else images.calibrate,
+        test=None if images is None else images.test,
     )
 
 

@@ -254,6 +254,7 @@ def write_page(
         **_how_classes_count(config),
         **({} if results.thresholds is None else {"thresholds": str(results.thresholds)}),
         **({} if results.views is None else {"test-time views": str(results.views)}),
+        **{f"export to {one.name}": str(one) for one in results.exports},
         **record.versions,
     }
     page = Page(

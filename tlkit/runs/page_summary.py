@@ -20,6 +20,8 @@ _FORGET_OPTIONS = ("batch_size", "max_pixels")
 """The options of `tlkit add-classes` and `forget`; the parent run decides all others."""
 _MAY_BE_REFUSED = {"keep_statistics"}
 """Options that the run decides on if neither they nor `--no-...`, without "keep", are given."""
+_NAMES = {"formats": "format"}
+"""Options that are not named like the argument."""
 _DEFAULTS = {"weights": "pretrained", "max_pixels": MAX_PIXELS}
 """Default values that are left out of a command."""
 
@@ -80,7 +82,7 @@ def command_of(record: RunRecord, out: Path) -> str:
 
 def _options(given: Mapping[str, Any]) -> Iterator[str]:
     for name, value in given.items():
-        option = f"--{name.replace('_', '-')}"
+        option = f"--{_NAMES.get(name, name.replace('_', '-'))}"
         if name == "weights" and value is None:
             yield from (option, "none")
         elif value is True:

@@ -166,6 +166,37 @@ class FittedRejection:
         return tuple(lines)
 
 
+@dataclass(frozen=True)
+class FurtherExport:
+    """A format that the model of a run was exported to, or could not be exported to.
+
+    Attributes:
+        name: The format.
+        file: Its file in the run directory; "" if it could not be exported.
+        report: The report on it, or the reason.
+        comparison: The model in memory (first) compared with the export (second); `None` if it was
+            not made.
+    """
+
+    name: str
+    file: str
+    report: str
+    comparison: "ComparisonReport | None" = None
+
+    def as_dict(self) -> dict[str, object]:
+        """Returns the content of `metrics.json`."""
+        comparison = None if self.comparison is None else self.comparison.as_dict()
+        return {
+            "name": self.name,
+            "file": self.file or None,
+            "report": self.report,
+            "comparison": comparison,
+        }
+
+    def __str__(self) -> str:
+        return self.report if self.file else f"{self.name} was not written: {self.report}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunResults:
     """The results of a run.
@@ -192,6 +223,7 @@ class RunResults:
         images: Some training images after augmentation, uint8 `(height, width, 3)`, each with the
             name of its class.
         augmentation: Name of their augmentation.
+        exports: The further formats that the model was exported to.
     """
 
     training: "TrainingReport"
@@ -210,6 +242,7 @@ class RunResults:
     maps: "Mapping[int, Explanation]" = field(default_factory=dict)
     images: "Sequence[tuple[np.ndarray, str]]" = ()
     augmentation: str = "none"
+    exports: Sequence[FurtherExport] = ()
 
     def as_metrics(self) -> dict[str, object]:
         """Returns the content of `metrics.json`.
@@ -217,7 +250,8 @@ class RunResults:
         "calibration" holds the temperature of the probabilities, "test_time_views" their gain and
         cost or `None`, "shipped" which model was exported and why, "against_probe" the comparison
         of the head alone (first) with the fine-tuned model (second) on the same images, or `None`,
-        and "learning_curve" the accuracy with fewer and more training images, or `None`.
+        and "learning_curve" the accuracy with fewer and more training images, or `None`. "exports"
+        are the further formats, if some were asked for.
         """
         metrics: dict[str, object] = {
             name: None if report is None else report.as_dict()
@@ -236,6 +270,8 @@ class RunResults:
             ("rejection", self.rejection),
         ):
             metrics[name] = None if result is None else result.as_dict()
+        if self.exports:
+            metrics["exports"] = [one.as_dict() for one in self.exports]
         metrics["stages"] = [_stage(stage) for stage in self.training.stages]
         return metrics
 

@@ -52,6 +52,7 @@ from tlkit.runs.directory import (
     load_run,
     location_message,
 )
+from tlkit.runs.further_exports import export_further
 from tlkit.runs.kept_statistics import (
     check_room,
     check_update,
@@ -161,6 +162,7 @@ def train_run(
     keep_statistics: bool | None = None,
     statistics_width: int | None = None,
     reject_unknown: bool = False,
+    formats: str | Sequence[str] | None = None,
     batch_size: int = 32,
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
@@ -275,6 +277,10 @@ def train_run(
             for each training image, 500 to 2,000. The file takes 20 bytes times its square.
         reject_unknown: Whether the SavedModel also reports images that are none of the classes,
             see `fit_rejection`; needs 19 validation images.
+        formats: Formats of `export_model` that the model is exported to as well, beside "keras" and
+            "saved_model", into the run directory: as a list or as one string with commas.
+            "litert_full_int8" is calibrated on training images, and its accuracy compared on test
+            images. One that the model cannot be exported to is left out, and reported.
         batch_size: Images per step.
         seed: Seed of the split, the initial weights, the order of images and augmentation; 0 to
             2**32 - 1.
@@ -321,7 +327,7 @@ def train_run(
         epochs=epochs, learning_rate=learning_rate, layer_decay=layer_decay, views=views,
         augment=augment, tta=tta, class_weight=class_text, sampling=sampling, loss=loss,
         minutes=minutes, folds=folds, refit=refit, reject_unknown=reject_unknown,
-        keep_statistics=keep_statistics, statistics_width=statistics_width,
+        keep_statistics=keep_statistics, statistics_width=statistics_width, formats=formats,
         batch_size=batch_size, seed=seed, max_pixels=max_pixels, damaged=damaged,
         decisions=None if decisions is None else os.fspath(decisions),
     )
@@ -780,6 +786,7 @@ def _choose_and_export(
         results = export_measured(
             chosen, config, context, before_replacing=lambda: context.save_record(final)
         )
+        exports = export_further(chosen, config, context)
     with context.clock.timed(STATISTICS):
         learned = data.merged() if config.refit else data
         used = learned.at_size(chosen.data.image_size).train
@@ -795,4 +802,5 @@ def _choose_and_export(
         maps=maps,
         images=images,
         augmentation=augmentation,
+        exports=exports,
     )

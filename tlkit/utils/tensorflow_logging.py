@@ -31,13 +31,19 @@ def load_tensorflow_quietly() -> None:
 
 
 def _load() -> None:
+    with standard_error_hidden(), lost_signal_raised(), garbage_kept():
+        import keras  # noqa: F401 - only the imports are needed
+        import tensorflow  # noqa: F401
+
+
+@contextmanager
+def standard_error_hidden() -> Iterator[None]:
+    """Hides what is written to standard error within the block, also by libraries in C++."""
     shown = os.dup(2)
     null_device = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null_device, 2)
     try:
-        with lost_signal_raised(), garbage_kept():
-            import keras  # noqa: F401 - only the imports are needed
-            import tensorflow  # noqa: F401
+        yield
     finally:
         os.dup2(shown, 2)
         os.close(shown)

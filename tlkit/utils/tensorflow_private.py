@@ -7,8 +7,10 @@ with an explanation if one no longer works as expected.
 Importing this module loads TensorFlow.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -101,3 +103,59 @@ def dataset_graphs(dataset: tf.data.Dataset) -> list[tf.compat.v1.GraphDef]:
     Where: https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/python/data/ops/dataset_ops.py
     """
     return [function.function.graph.as_graph_def() for function in dataset._functions()]
+
+
+def with_litert_metadata(content: bytes, name: str, metadata: bytes) -> bytes:
+    """Returns a LiteRT model with one more named buffer of metadata.
+
+    Why: the model's tables have to be written again, for which TensorFlow's converter has this
+    code; the package that had a public name for it (tflite-support) is no longer maintained.
+
+    Where: https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/lite/tools/flatbuffer_utils.py
+
+    Args:
+        content: A model without metadata of this name.
+        name: The name of the metadata.
+        metadata: The content of the buffer.
+    """
+    # imported here, as reading them takes a while
+    from tensorflow.lite.python import schema_py_generated as litert_schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    buffer, entry = litert_schema.BufferT(), litert_schema.MetadataT()
+    buffer.data = np.frombuffer(metadata, np.uint8)
+    entry.name, entry.buffer = name, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or ()), entry]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def litert_operations(content: bytes) -> Mapping[str, frozenset[str]]:
+    """Returns the operations of a LiteRT model, with the types of their inputs and outputs.
+
+    Why: `tf.lite.experimental.Analyzer` prints them, and the interpreter does not say which tensors
+    an operation reads.
+
+    Where: https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/lite/tools/flatbuffer_utils.py
+
+    Args:
+        content: The model.
+
+    Returns:
+        For each kind of operation, such as "CONV_2D", names such as "INT8" and "FLOAT32".
+    """
+    from tensorflow.lite.python import schema_py_generated as litert_schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    names = {number: name for name, number in vars(litert_schema.TensorType).items()}
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    types: dict[str, set[str]] = {}
+    for graph in model.subgraphs:
+        for operation in graph.operators:
+            kind = flatbuffer_utils.opcode_to_name(model, operation.opcodeIndex)
+            tensors = [index for index in (*operation.inputs, *operation.outputs) if index >= 0]
+            types.setdefault(kind, set()).update(
+                names[graph.tensors[index].type] for index in tensors
+            )
+    return {kind: frozenset(found) for kind, found in types.items()}
