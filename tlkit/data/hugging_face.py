@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlkit.data.folder_names import split_of_name
 from tlkit.data.folders import load_listing
@@ -21,6 +21,9 @@ from tlkit.utils.cache import cache_folder
 from tlkit.utils.files import staging_beside, storage_named, sweep_asides
 from tlkit.utils.formatting import counted
 from tlkit.utils.progress import track
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 DATASETS_FOLDER = "datasets"
 _NUMBERS = ("int", "uint")
@@ -151,7 +154,7 @@ def load_dataset(
     return load_listing(listing, replace(settings, class_names=tuple(order)))
 
 
-def _parts_of(dataset: Any, notes: list[str]) -> dict[str, Any]:
+def _parts_of(dataset: Any, notes: list[str]) -> dict[str, "Dataset"]:
     """Returns the parts of a data set by their split, "" for a part that is not split."""
     try:
         import datasets
@@ -171,7 +174,7 @@ def _parts_of(dataset: Any, notes: list[str]) -> dict[str, Any]:
             "`dataset` must be a Dataset or a DatasetDict of the package datasets. Received: a "
             f"{type(dataset).__name__}. {remedy}"
         )
-    parts: dict[str, Any] = {}
+    parts: dict[str, Dataset] = {}
     for name, part in dataset.items():
         split = split_of_name(name)
         if not split or split in parts:
