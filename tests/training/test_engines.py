@@ -11,6 +11,7 @@ from tlkit.training import engines, frozen
 from tlkit.training.engines import OPENVINO, TENSORFLOW
 from tlkit.training.features import extract_features
 from tlkit.training.frozen import FrozenPart
+from tlkit.utils.openvino import UnsupportedError
 
 
 @pytest.fixture
@@ -120,6 +121,22 @@ def test_tables_of_words_stay_with_tensorflow(monkeypatch):
     inputs = keras.Input((1,), dtype="string")
     part = FrozenPart(keras.Model(inputs, words(inputs)))
     assert part.openvino("float32") is None
+
+
+def test_a_network_that_openvino_cannot_compute_stays_with_tensorflow(data, model, monkeypatch):
+    inputs = keras.Input((1,), dtype="string")
+    hashed = keras.layers.Hashing(num_bins=4)(inputs)
+    part = FrozenPart(keras.Model(inputs, keras.layers.Rescaling(1.0)(hashed)))
+    with pytest.raises(UnsupportedError, match="StringToHashBucket"):
+        part.openvino("float32")
+
+    def unsupported(part, precision):
+        raise UnsupportedError
+
+    monkeypatch.setattr(FrozenPart, "openvino", unsupported)
+    features = extract_features(part_of(model), data.train, exact=True)
+    assert features.filler.choice.engine == TENSORFLOW
+    assert "OpenVINO cannot compute this network" in features.note
 
 
 def test_bfloat16_falls_back_to_the_precision_of_the_processor(data, model):

@@ -16,6 +16,7 @@ from tlkit.training.frozen import (
     relative_difference,
 )
 from tlkit.training.store import FeatureStore
+from tlkit.utils.openvino import UnsupportedError
 
 TENSORFLOW, OPENVINO = "tensorflow", "openvino"
 ENGINES = {TENSORFLOW: "TensorFlow", OPENVINO: "OpenVINO"}
@@ -50,7 +51,7 @@ def choose_engine(
     precision: str,
     *,
     num_missing: int | None,
-    first_batch: Callable[[], tf.Tensor | None],
+    first_batch: Callable[[], tf.Tensor],
 ) -> EngineChoice:
     """Returns the engine for a part: the one that an earlier call chose, or by a measurement.
 
@@ -64,21 +65,24 @@ def choose_engine(
         store: The store of the features that TensorFlow computes in this precision.
         part: The part.
         precision: "float32" or "bfloat16".
-        num_missing: Number of images without features; `None` if it is not known.
-        first_batch: Returns some of the images as the part takes them, `None` if there are none.
+        num_missing: Number of images without features; `None` if it is not known, as of a data
+            set, for which TensorFlow is used.
+        first_batch: Returns some of the images as the part takes them.
     """
     if not is_available() or tf.config.list_physical_devices("GPU"):
         return EngineChoice()
     if (known := store.recall("engine")) is not None:
         return EngineChoice(**json.loads(known))
-    if num_missing is not None and num_missing * part.multiply_adds < MIN_WORK:
+    if num_missing is None or num_missing * part.multiply_adds < MIN_WORK:
         return EngineChoice()
-    forward = part.openvino(precision)
-    if forward is None:  # tables of words, which only TensorFlow looks up
-        return EngineChoice()
-    if (images := first_batch()) is None:
-        return EngineChoice()
-    choice = _measured(part, forward, precision, images)
+    try:
+        forward = part.openvino(precision)
+    except UnsupportedError:
+        choice = EngineChoice(TENSORFLOW, "OpenVINO cannot compute this network")
+    else:
+        if forward is None:  # tables of words, which only TensorFlow looks up
+            return EngineChoice()
+        choice = _measured(part, forward, precision, first_batch())
     store.remember("engine", json.dumps(asdict(choice)))
     return choice
 
