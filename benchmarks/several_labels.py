@@ -4,7 +4,7 @@
 
 Each image is a mosaic of two by two images of one to three of seven classes (five flowers, ants and
 bees), and its labels are the classes that it shows. Classes are drawn with different frequencies:
-the rarest is in about a twelfth as many mosaics as the most frequent one. An image of the two sets
+the rarest is in about a ninth as many mosaics as the most frequent one. An image of the two sets
 is used in the mosaics of one split only. Mosaics and runs are written to a temporary folder, and
 the command line's own function makes the runs: a head on `mobilenet_025`, solved with and without
 balanced weights of the labels, each with thresholds of 0.5 and with thresholds chosen on validation

@@ -133,7 +133,8 @@ def test_without_test_images_the_card_says_that_metrics_are_biased():
 def test_several_labels_have_an_accuracy_of_label_decisions_and_no_confusion_matrix():
     text = card(test=scores(kind="multi_label"), validation=None)
     assert "| test | accuracy of label decisions |" in text
-    assert "precision" not in text
+    assert "| label | threshold | precision |" in text
+    assert "Most confused classes" not in text
     assert "Every image gets one of" not in text
 
 
