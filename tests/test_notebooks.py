@@ -268,7 +268,7 @@ def test_the_notebook_of_texts_takes_those_of_the_reader():
     given = [
         ("TEXTS, LABELS = None, None", f"TEXTS, LABELS = {texts!r}, {[1, 0] * 9}"),
         ("EPOCHS = 5", "EPOCHS = 1"),
-        ("epochs=20", "epochs=1"),
+        ("epochs=20", "epochs=5"),
     ]
     names, _ = run(path, given, UNTIL[path.stem])
     assert names["new"].train.paths[0].startswith("inputs[")
