@@ -264,11 +264,11 @@ def test_a_notebook_takes_a_folder_or_a_data_set_of_the_reader(path):
 @pytest.mark.slow
 def test_the_notebook_of_texts_takes_those_of_the_reader():
     (path,) = (path for path in NOTEBOOKS if path not in OF_IMAGES)
-    texts = [f"{word} book, number {number}" for number in range(9) for word in ("good", "bad")]
+    texts = [f"a {word} book, number {number}" for number in range(9) for word in ("witty", "dull")]
     given = [
         ("TEXTS, LABELS = None, None", f"TEXTS, LABELS = {texts!r}, {[1, 0] * 9}"),
         ("EPOCHS = 5", "EPOCHS = 1"),
-        ("epochs=20", "epochs=1"),
+        ("epochs=20", "epochs=5"),
     ]
     names, _ = run(path, given, UNTIL[path.stem])
     assert names["new"].train.paths[0].startswith("inputs[")

@@ -50,7 +50,7 @@ def test_a_run_on_an_archive_is_that_on_its_folder(tmp_path, monkeypatch):
     ("photos", "message"),
     [
         ("bad.zip", "PHOTOS must name an intact archive. Received: 'bad.zip' (File is not a zip"),
-        ("gone.tar", "PHOTOS must be a folder of images, or a ZIP or tar archive of one."),
+        ("gone.tar", "PHOTOS must be a folder of images. Received: PHOTOS gone.tar, which"),
         ("foo://bucket/images", "PHOTOS must be an address with a protocol of fsspec"),
         ("memory://bucket/gone", "PHOTOS must be an address that can be read from here."),
     ],

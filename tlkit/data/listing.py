@@ -114,9 +114,8 @@ def list_folder(
     if not root.is_dir():
         problem = "is a file" if root.exists() else "does not exist"
         raise DataError(
-            f"`{argument}` must be a folder of images, or a ZIP or tar archive of one. Received: "
-            f"{argument}={given!r}, which {problem}. Give the folder that holds one folder for "
-            "each class."
+            f"`{argument}` must be a folder of images. Received: {argument}={given!r}, which "
+            f"{problem}. Give the folder that holds one folder for each class, or an archive of it."
         )
     listing = Listing(given, argument, notes=[*place.notes], skipped=[*place.skipped])
     top = _top_folder(root)
