@@ -157,6 +157,7 @@ def test_the_formats_of_a_config_are_checked_and_completed():
             RunConfig(photos="photos", backbone="resnet20", formats=given)
 
 
+@pytest.mark.slow
 def test_python_takes_splits_files_and_pixels_to_calibrate(tmp_path):
     photos = write_photos(tmp_path / "photos", {"green": 90, "red": 90})
     data = tlkit.load_folder(photos, image_size=32)
