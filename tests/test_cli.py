@@ -134,7 +134,7 @@ def test_evaluate_and_predict_and_export(finished, called, tmp_path):
     assert (tmp_path / "out" / "model.keras").is_file()
     done = called("export", run, "--to", tmp_path / "saved", "--version", "1")
     assert "in a fresh process" in done.stdout, done.stderr
-    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["1"]
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {"1", "batching.config"}
     assert "red" in called("predict", tmp_path / "saved" / "1", image).stdout
     for command, *rest in (("predict", image), ("serve", "--port", "0")):
         done = called(command, tmp_path / "saved", *rest)

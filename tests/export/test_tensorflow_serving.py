@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 
 import pytest
 import tensorflow as tf
@@ -9,7 +10,7 @@ import tensorflow as tf
 import tlkit
 from tests.export.models import NAMES, small_model
 from tlkit.errors import ArgumentError
-from tlkit.export.tensorflow_serving import predict_request, version_folder
+from tlkit.export.tensorflow_serving import predict_request, version_folder, write_batching_file
 from tlkit.runs.predicting import predict_with
 from tlkit.serving.model import ServedModel
 
@@ -35,6 +36,19 @@ def test_versions_are_in_one_folder_and_take_the_request(tmp_path):
     for load in (lambda: predict_with(root, ["a.jpg"]), lambda: ServedModel(root, 2**20)):
         with pytest.raises(ArgumentError, match=r"holds numbered versions.*Give '.*model/2'\."):
             load()
+
+
+def test_the_batching_file_is_what_tensorflow_serving_reads_and_is_not_replaced(tmp_path):
+    file = write_batching_file(tmp_path / "model")
+    settings = dict(re.findall(r"^(\w+) \{ value: (\d+) \}$", file.read_text(), re.MULTILINE))
+    assert settings == {
+        "max_batch_size": "32",
+        "batch_timeout_micros": "5000",
+        "max_enqueued_batches": "100",
+    }
+    file.write_text("max_batch_size { value: 8 }")
+    write_batching_file(tmp_path / "model")
+    assert file.read_text() == "max_batch_size { value: 8 }"
 
 
 def test_an_existing_version_is_not_replaced(tmp_path):

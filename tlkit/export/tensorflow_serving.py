@@ -1,10 +1,12 @@
-"""Exports for TensorFlow Serving: a folder of numbered versions, and images in JSON requests.
+r"""Exports for TensorFlow Serving: a folder of numbered versions, and images in JSON requests.
 
 TensorFlow Serving looks for `MODEL/VERSION/saved_model.pb`, serves the highest version, and
 switches to a new version when its folder appears:
 
     tlkit export RUN --to MODEL --format saved_model --version 1
-    docker run -p 8501:8501 -v "$PWD/MODEL:/models/flowers" -e MODEL_NAME=flowers tensorflow/serving
+    docker run -p 8501:8501 -v "$PWD/MODEL:/models/flowers" -e MODEL_NAME=flowers \
+        tensorflow/serving --enable_batching \
+        --batching_parameters_file=/models/flowers/batching.config
     echo '{"instances": [{"image_bytes": {"b64": "'$(base64 -w0 photo.jpg)'"}}]}' |
         curl -d @- http://localhost:8501/v1/models/flowers:predict
 
@@ -18,6 +20,18 @@ import os
 from pathlib import Path
 
 from tlkit.errors import ArgumentError, check_count
+from tlkit.utils.files import written_aside
+
+BATCHING_FILE = "batching.config"
+
+_BATCHING = """\
+# At most so many images are classified at once,
+max_batch_size { value: 32 }
+# and a request waits so many microseconds for others.
+batch_timeout_micros { value: 5000 }
+# Beyond so many waiting batches, requests are answered with the status 503.
+max_enqueued_batches { value: 100 }
+"""
 
 
 def version_folder(to: str | os.PathLike[str], version: int) -> Path:
@@ -49,6 +63,27 @@ def version_folder(to: str | os.PathLike[str], version: int) -> Path:
             f"Received: version={version!r} of {str(to)!r}. Give {max(numbers) + 1}."
         )
     return folder
+
+
+def write_batching_file(to: str | os.PathLike[str]) -> Path:
+    """Writes how TensorFlow Serving answers requests that wait, in one batch, beside the versions.
+
+    A file that is there is kept, as it may have been adapted to the machine.
+
+    Args:
+        to: The model's folder.
+
+    Returns:
+        The file, `batching.config`, for the option `--batching_parameters_file`.
+
+    Reference:
+        https://github.com/tensorflow/serving/blob/master/tensorflow_serving/batching/README.md
+    """
+    file = Path(to) / BATCHING_FILE
+    if not file.exists():
+        with written_aside(file) as aside:
+            aside.write_text(_BATCHING, encoding="utf-8")
+    return file
 
 
 def check_no_versions(folder: Path) -> None:

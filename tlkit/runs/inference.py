@@ -10,7 +10,7 @@ from tlkit.data.settings import DAMAGED
 from tlkit.distribution.cluster import KINDS
 from tlkit.errors import ArgumentError, DataError, check_choice
 from tlkit.export.formats import EXPORT_FORMATS, check_needs_images, check_packages
-from tlkit.export.tensorflow_serving import version_folder
+from tlkit.export.tensorflow_serving import version_folder, write_batching_file
 from tlkit.runs.directory import (
     REJECTION_FILE,
     check_writable,
@@ -112,7 +112,8 @@ def export_run(
         to: The folder to write.
         file_format: See `export_model`.
         version: For a SavedModel: the version number; the export goes to `to`/`version`, as
-            TensorFlow Serving expects it. See `tlkit.export.tensorflow_serving` for requests.
+            TensorFlow Serving expects it, beside a file that makes it answer waiting requests in
+            one batch. See `tlkit.export.tensorflow_serving` for requests.
         calibrate: For "litert_full_int8": a folder with other images to calibrate, of any layout,
             labelled or not.
 
@@ -145,7 +146,7 @@ def export_run(
     stored = finished.path / REJECTION_FILE
     has_rejection = file_format == "saved_model" and stored.is_file()
     images = find_export_images(finished, calibrate) if needs_images else None
-    return export_model(
+    report = export_model(
         finished.load_served_model(),
         to,
         finished.class_names,
@@ -158,6 +159,9 @@ def export_run(
         calibrate=None if images is None else images.calibrate,
         test=None if images is None else images.test,
     )
+    if version is not None:
+        write_batching_file(Path(to).parent)
+    return report
 
 
 def _check_target(to: Path) -> None:
