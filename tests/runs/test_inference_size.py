@@ -62,7 +62,7 @@ def test_a_size_must_be_better_than_the_one_before_by_a_standard_error(
         assert one.input_shape[1:3] == images.image_size
         size = images.image_size[0]
         noise = spread * (size - 32) / 4
-        return Candidate(Score(0.5, 0.0, 0.5, 3), losses[size] + noise, np.ones(3))
+        return Candidate(Score(0.5, 0.0, 0.5, 3), losses[size] + noise, np.ones(3), np.ones(3))
 
     monkeypatch.setattr(inference_size, "evaluate_candidate", candidate)
     chosen = choose_inference_size(model, data)

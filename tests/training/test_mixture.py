@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import tlkit
+from tlkit.data.class_weighting import ClassWeighting
 from tlkit.training import mixture, tuner
 from tlkit.training.candidates import Candidate, evaluate_candidate
 from tlkit.training.criterion import Score
@@ -14,7 +15,9 @@ from tlkit.training.resume import values_of
 def candidate(losses, weights=None):
     losses = np.asarray(losses, float)
     score = Score(0.5, float(losses.mean()), 0.5, len(losses))
-    return Candidate(score, losses, np.ones(len(losses)) if weights is None else weights)
+    return Candidate(
+        score, losses, np.zeros(len(losses)), np.ones(len(losses)) if weights is None else weights
+    )
 
 
 def candidates(**losses):
@@ -50,7 +53,7 @@ def test_the_chosen_weights_lie_between_and_equal_ones_stay_bit_identical(data, 
         for variable, value in zip(model.weights, last, strict=True):
             variable.assign(value)
         monkeypatch.setattr(mixture, "best_of", lambda some, chosen=fraction: chosen)
-        found = choose_mixture(model, start, data.validation, None)
+        found = choose_mixture(model, start, data.validation, ClassWeighting())
         assert found.fraction == fraction
         for variable, first, end in zip(model.weights, start, last, strict=True):
             expected = end if np.array_equal(first, end) or fraction == 1 else None
@@ -67,11 +70,11 @@ def test_underconfident_weights_are_not_at_a_disadvantage(data):
     """Label smoothing scales all logits; the losses are compared at the best temperature."""
     model = tlkit.build_classifier("tiny_resnet", data.class_names, weights=None)
     tlkit.train_head(model, data, head="linear")
-    one = evaluate_candidate(model, data.train, None)
+    one = evaluate_candidate(model, data.train, ClassWeighting())
     dense = model.get_layer("logits")
     for weight in dense.weights:
         weight.assign(weight / 3)
-    two = evaluate_candidate(model, data.train, None)
+    two = evaluate_candidate(model, data.train, ClassWeighting())
     assert two.score.loss > one.score.loss
     np.testing.assert_allclose(two.losses, one.losses, atol=1e-3)
 

@@ -183,9 +183,11 @@ def choose_shipped(head: Measured, tuned: Measured, weighting: ClassWeighting) -
     if is_head and is_unchanged:
         what = f"fine-tuning has kept the initial weights; {what}"
     name = criterion_for(images, weighting).name
+    more, spread = (100 * value for value in two.accuracy_gain_over(one))
     figures = (
         f"{name} {percent(one.score.value)} of the head alone, {percent(two.score.value)} "
-        f"fine-tuned, on {one.score.num_images:,} validation images"
+        f"fine-tuned ({more:+.1f} ± {spread:.1f} points), on {one.score.num_images:,} validation "
+        "images"
     )
     return Shipped(is_head, f"{what}; {figures}")
 

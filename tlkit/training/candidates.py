@@ -10,7 +10,7 @@ from tlkit.evaluation.calibration import best_factor, logits_of
 from tlkit.evaluation.data_checks import Images
 from tlkit.evaluation.intervals import mean_with_error
 from tlkit.evaluation.names import num_classes_of
-from tlkit.evaluation.outputs import collect_weighted, decision_losses
+from tlkit.evaluation.outputs import collect_weighted, decision_accuracies, decision_losses
 from tlkit.models.heads import head_kind, outputs_logits
 from tlkit.training.criterion import Score, criterion_for, plain_labels, score_of
 
@@ -25,11 +25,13 @@ class Candidate:
         score: The score, of the model as it is.
         losses: The cross-entropy of each image at the temperature that fits best, `(n,)`; with
             class weights and several labels, the weighted mean over its labels.
+        accuracies: The accuracy that decides, of each image, `(n,)`.
         weights: The weight of each image in the criterion, `(n,)`.
     """
 
     score: Score
     losses: np.ndarray
+    accuracies: np.ndarray
     weights: np.ndarray
 
     @property
@@ -40,6 +42,10 @@ class Candidate:
     def gain_over(self, other: "Candidate") -> tuple[float, float]:
         """Returns how much lower the mean loss is than the other's, and the standard error."""
         return mean_with_error(other.losses - self.losses, self.weights)
+
+    def accuracy_gain_over(self, other: "Candidate") -> tuple[float, float]:
+        """Returns how much higher the accuracy is than the other's, and the standard error."""
+        return mean_with_error(self.accuracies - other.accuracies, self.weights)
 
 
 def prefers_other(gain: float, error: float, *, is_unchanged: bool) -> bool:
@@ -85,4 +91,5 @@ def evaluate_candidate(model: keras.Model, images: Images, weighting: ClassWeigh
     else:
         factor = best_factor(logits, targets, kind, weights, _LOG_FACTORS)
     losses = criterion.of_images(decision_losses(factor * logits, targets, kind, True), targets)
-    return Candidate(score_of(model, outputs, labels, own, criterion), losses, weights)
+    accuracies = criterion.of_images(decision_accuracies(logits, targets, kind, True), targets)
+    return Candidate(score_of(model, outputs, labels, own, criterion), losses, accuracies, weights)
