@@ -70,6 +70,20 @@ def test_images_are_moved_and_set_aside_and_files_are_unchanged(photos, table):
     assert decided.fingerprint != plain.fingerprint
 
 
+def test_files_of_an_archive_have_their_names_there(photos, table, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "images"), "zip", photos)
+    cache = tmp_path / "cache"
+    listing = list_folder(archive, cache=cache)
+    keys = {file_key(file.path, archive) for file in listing.files}
+    assert "images.zip/green/000.jpg" in keys
+    digest = digest_of(photos / "green/000.jpg")
+    file = table(("images.zip/green/000.jpg", digest, "green", "move", "red"))
+    data = tlkit.load_folder(archive, image_size=8, decisions=file, cache=cache)
+    plain = tlkit.load_folder(archive, image_size=8, cache=cache)
+    moved = [path for path, label in labels_of(data).items() if label != labels_of(plain).get(path)]
+    assert [path.rsplit("/images.zip/")[-1] for path in moved] == ["green/000.jpg"]
+
+
 def test_a_users_split_is_kept(tmp_path, table):
     photos = tmp_path / "photos"
     for split, seed in (("train", 0), ("val", 1)):

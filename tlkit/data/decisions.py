@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tlkit.data.image_places import shown_path
 from tlkit.data.listing import FoundFile, Listing
 from tlkit.data.reading import content_digest, read_image
 from tlkit.data.reports import SkippedFile
@@ -37,7 +38,7 @@ class Decision:
 
     Attributes:
         file: Its path, relative to the folder of images (or that of the CSV file that lists them),
-            with slashes; absolute outside that folder.
+            with slashes; absolute outside that folder; `ARCHIVE/PATH` in an archive.
         digest: The digest of its content.
         label: Its label when it was decided; empty for an image without one.
         decision: "keep" (the label is correct), "move" (to `new_label`), or "set-aside" (the image
@@ -75,6 +76,8 @@ class _Table:
 def file_key(path: str, photos: str | os.PathLike[str]) -> str:
     """Returns how a decision names a file: relative to the images, if it lies in their folder.
 
+    A file of an archive, a data set or an address has its name there, not that in the cache.
+
     Args:
         path: The file.
         photos: The folder of images, or the CSV file that lists them.
@@ -84,6 +87,8 @@ def file_key(path: str, photos: str | os.PathLike[str]) -> str:
         >>> file_key("/data/photos/cat/1.jpg", "/data/photos")
         'cat/1.jpg'
     """
+    if (shown := shown_path(path)) != path:
+        return Path(shown).as_posix()
     root = _root(photos)
     absolute = Path(os.path.abspath(path))
     return (absolute.relative_to(root) if absolute.is_relative_to(root) else absolute).as_posix()
@@ -143,7 +148,11 @@ def apply_decisions(
     known = {name for names in listing.classes.values() for name in names} | {*class_names}
     _check_classes(rows, known, listing, table)
     places = {os.path.abspath(file.path): number for number, file in enumerate(listing.files)}
-    files = [_absolute(row.decision.file, listing.path) for row in rows]
+    cached = {file_key(file.path, listing.path): file.path for file in listing.files}
+    files = [
+        os.path.abspath(cached.get(row.decision.file, _absolute(row.decision.file, listing.path)))
+        for row in rows
+    ]
     _check_files(rows, files, places, listing, table)
     _check_digests(rows, files, table)
     _change(listing, [row.decision for row in rows], files, places)

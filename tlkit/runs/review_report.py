@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tlkit.data.decisions import Decision
+from tlkit.data.image_places import shown_path
 from tlkit.data.reports import SHOWN
 from tlkit.errors import some_of
 from tlkit.evaluation.intervals import Interval
@@ -69,7 +70,9 @@ class Doubt(ShownAsText):
     def __str__(self) -> str:
         suggested = f", rather {self.suggested}" if self.suggested else ""
         others = f" (see {some_of(list(self.others))})" if self.others else ""
-        return in_line(f"{self.path}: {self.label}{suggested}; {'; '.join(self.reasons)}{others}")
+        return in_line(
+            f"{shown_path(self.path)}: {self.label}{suggested}; {'; '.join(self.reasons)}{others}"
+        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class ToLabel(ShownAsText):
             f"{name} {percent(value)}" for name, value in list(self.probabilities.items())[:2]
         )
         unlike = "; unlike the labelled images" if self.is_outlier else ""
-        return in_line(f"{self.path}: {likely}{unlike}")
+        return in_line(f"{shown_path(self.path)}: {likely}{unlike}")
 
 
 @dataclass(frozen=True)
