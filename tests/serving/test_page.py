@@ -76,7 +76,7 @@ def test_the_error_about_a_file_that_is_no_image_is_shown(page, tmp_path):
     (tmp_path / "notes.jpg").write_text("notes")
     page.set_input_files("#file", tmp_path / "notes.jpg")
     page.wait_for_selector("#error:not([hidden])")
-    assert "JPEG, PNG, GIF, BMP or WebP" in shown(page, "#error")[0]
+    assert "JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF or HEIC" in shown(page, "#error")[0]
     assert page.locator("#label").is_hidden()
     assert page.locator("#image").is_hidden()
     assert shown(page, "#probabilities li") == []

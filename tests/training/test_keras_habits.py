@@ -58,7 +58,7 @@ def test_metrics_for_one_hot_labels_go_with_a_loss_that_takes_them(data):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"loss": "hinge"}, "`loss` must be a keras.losses.Loss"),
+        ({"loss": "hinge"}, "`loss` must be .* also a keras.losses.Loss"),
         ({"loss": keras.losses.CategoricalFocalCrossentropy()}, "Create it with from_logits=True"),
         ({"callbacks": [None]}, "`callbacks` must be objects of keras.callbacks.Callback"),
         ({"stages": 3}, "`stages` must be one or more tlkit.Stage"),

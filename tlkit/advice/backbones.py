@@ -328,7 +328,8 @@ def compare_backbones(
     if any(one.interval is None for one in probes):
         notes.append(NO_INTERVALS)
     if not weighting.is_plain:
-        notes.append(f"{weighting.criterion}: {weighting}")
+        why = "each class has the same weight" if weighting.is_balanced else str(weighting)
+        notes.append(f"{weighting.criterion}: {why}")
     return BackboneComparison(
         scores=_with_closeness([score for score, _ in measured]),
         left_out=left_out,

@@ -307,7 +307,12 @@ def weighting_of(
         return weighting
     found = _FOCAL_TEXT.fullmatch(loss) if isinstance(loss, str) else None
     if found is None:
-        check_choice("loss", loss, LOSSES)
+        if loss not in LOSSES:
+            raise ArgumentError(
+                "`loss` must be 'cross-entropy', 'focal' or 'focal:GAMMA'; for fine_tune also a "
+                f"keras.losses.Loss. Received: loss={loss!r}.{did_you_mean(loss, LOSSES)} Give one "
+                "of them."
+            )
         return replace(weighting, loss=loss)
     return replace(weighting, loss=FOCAL, gamma=_number("loss", loss, found["gamma"]))
 

@@ -62,7 +62,7 @@ def load_examples(
         >>> texts = [f"{word} film, part {part}" for part in range(10) for word in ("bad", "good")]
         >>> data = tlkit.load_examples(texts, [0, 1] * 10, ["negative", "positive"])
         >>> print(data.train)
-        train: 16 texts of 2 classes, in batches of 32
+        train: 14 texts of 2 classes, in batches of 32
         >>> next(iter(data.train.dataset()))[0].dtype
         tf.string
     """

@@ -347,10 +347,10 @@ class RunConfig:
     class_weight: str | None = field(
         default=None,
         metadata=option(
-            "Weight of the images of each class: balanced, effective (by the effective number of "
-            "images), or as given.",
+            "Weight of the images of each class: balanced, effective[:BETA] (by the effective "
+            "number of images), or as given: CLASS=W,...",
             TRAINING,
-            "balanced|effective[:BETA]|CLASS=W,...",
+            "NAME|CLASS=W",
         ),
     )
     sampling: str | None = field(
@@ -364,9 +364,10 @@ class RunConfig:
     loss: str | None = field(
         default=None,
         metadata=option(
-            "Loss of fine-tuning: cross-entropy, or focal, in which correct images count less.",
+            "Loss of fine-tuning: cross-entropy, or focal[:GAMMA], in which correct images count "
+            "less.",
             TRAINING,
-            "cross-entropy|focal[:GAMMA]",
+            "NAME",
         ),
     )
     threshold: float | str | None = field(
