@@ -83,7 +83,7 @@ def test_arguments_replace_what_a_record_leaves_open():
         ({"class_weight": {-1: 1.0}}, "must have names or numbers of classes as keys"),
         ({"class_weight": {}}, "must name classes if, and only if"),
         ({"sampling": "even"}, "`sampling` must be one of"),
-        ({"loss": "hinge"}, "`loss` must be one of"),
+        ({"loss": "hinge"}, "`loss` must be .cross-entropy., .focal. or"),
         ({"loss": "focal:-1"}, "`gamma` must be"),
         ({"class_weight": "balanced", "sampling": "balanced"}, "already gives all classes"),
     ],

@@ -295,7 +295,12 @@ def test_an_interrupted_addition_is_repeated(made, tmp_path, monkeypatch):
     with pytest.raises(tlkit.RunError, match="unfinished"):
         tlkit.load_run(tmp_path / "run")
     again = add_classes_run(run.path, folder / "new", out=tmp_path / "run", exemplars=4)
-    assert again.metrics["test"] == grown.metrics["test"]
+    weights = [run.load_model().get_weights() for run in (again, grown)]
+    # sums may be rounded in another way where the arrays lie elsewhere in memory
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert again.metrics["test"]["loss"] == pytest.approx(grown.metrics["test"]["loss"], rel=1e-5)
+    assert again.metrics["test"]["accuracy"] == grown.metrics["test"]["accuracy"]
 
 
 @pytest.mark.parametrize("number", [-1, 1.5, True])
